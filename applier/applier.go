@@ -1,0 +1,233 @@
+// Package applier changes the live tree from one build to the next, and back.
+//
+// A patch is one straight transaction:
+//
+//	Plan     what would change, compared with the tree; touches nothing
+//	Stage    the new files are written into the state folder, with the mode,
+//	         owner and attributes that they will have, and made durable; then the
+//	         journal says Prepared
+//	Commit   each staged file and its live file swap names; new files move in,
+//	         deleted ones move out to the stage; every folder is made durable;
+//	         then the journal says Committed
+//	Confirm  the process is told (warm.go) or started again (cold.go)
+//	Close    the journal is removed, then what the stage still holds
+//
+// The swap of a name is one call of the kernel, needs no new blocks on the disk,
+// and the same call undoes it: after it the stage holds the old file, which is
+// the backup. So Rollback walks the same steps backwards, and Recover, which
+// finds a journal at start, does the same from the disk alone. Whether a step was
+// done is never remembered, always looked up, so that both may be killed
+// anywhere and be repeated.
+//
+// What each failure leaves:
+//
+//	Plan, Stage           the tree untouched, no journal
+//	Commit, Confirm       rolled back: the tree is the old build, the process runs on it
+//	Rollback              the journal stays; nothing more is applied until an
+//	                      operator acts, and the next start goes on undoing
+//	the agent itself      Recover: before Committed undone, after it confirmed
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/hashicorp/go-hclog"
+
+	"patchagent/applier/journal"
+)
+
+// Process is what the applier needs of the supervised process. Errors are
+// *reason.Error with the code that the receipt will have, or the context's.
+type Process interface {
+	// Up says whether the process is running and ready.
+	Up() bool
+	// Start starts it and returns when it is ready; after an error it is down.
+	Start(context.Context, Event) error
+	// Stop ends it and all that it started; it is no error if it is down.
+	Stop(context.Context) error
+	// Reload tells the running process that its files have changed.
+	Reload(context.Context, Event) error
+}
+
+// An Event is what a command that runs for a patch finds in its environment.
+type Event struct {
+	Name      string // PATCHAGENT_EVENT: start, reload, or rollback
+	Patch     string // file name of the drop
+	Build     int64
+	FromBuild int64
+	Strategy  string // warm or cold
+	Root      string // the live tree
+}
+
+// Env returns the event as KEY=value.
+func (e Event) Env() []string {
+	return []string{
+		"PATCHAGENT_EVENT=" + e.Name,
+		"PATCHAGENT_PATCH=" + e.Patch,
+		"PATCHAGENT_BUILD=" + strconv.FormatInt(e.Build, 10),
+		"PATCHAGENT_FROM_BUILD=" + strconv.FormatInt(e.FromBuild, 10),
+		"PATCHAGENT_STRATEGY=" + e.Strategy,
+		"PATCHAGENT_ROOT=" + e.Root,
+	}
+}
+
+// Names of the events.
+const (
+	EventStart    = "start"
+	EventReload   = "reload"
+	EventRollback = "rollback"
+)
+
+// Options say where an Applier works.
+type Options struct {
+	Root    string   // the live tree; absolute
+	State   string   // the state folder, on the same filesystem; absolute
+	Protect []string // globs relative to Root that no patch may touch
+	Guard   []string // absolute files and folders that no patch may touch
+	Log     hclog.Logger
+
+	// Fault, if set, is called before each step with its name; an error makes the
+	// step fail. Tests use it to fail, or to end the program, at every step.
+	Fault func(step string) error
+}
+
+// An Applier owns the state folder's transaction. Only one goroutine may use it,
+// and only one Applier may exist for a state folder: Open takes its lock.
+type Applier struct {
+	opts     Options
+	log      hclog.Logger
+	realRoot string // Root without symbolic links
+	root     *os.Root
+	stage    *os.File
+	lock     *os.File
+	exchange bool
+}
+
+// The applier's places in the state folder.
+const (
+	lockName    = "lock"
+	txName      = "tx"
+	journalName = "journal"
+	stageName   = "stage"
+)
+
+// Inspector opens an Applier that can only Plan: it takes no lock and creates
+// nothing, so it may be used beside a running agent.
+func Inspector(opts Options) (*Applier, error) {
+	real, err := filepath.EvalSymlinks(opts.Root)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use target.root: %w", err)
+	}
+	root, err := os.OpenRoot(real)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use target.root: %w", err)
+	}
+	if opts.Log == nil {
+		opts.Log = hclog.NewNullLogger()
+	}
+	return &Applier{opts: opts, log: opts.Log, realRoot: real, root: root}, nil
+}
+
+// Open takes the lock of the state folder, creates what is missing in it and
+// finds out what the filesystem can do. Recover must be called next.
+func Open(opts Options) (_ *Applier, err error) {
+	a, err := Inspector(opts)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	stage := filepath.Join(opts.State, txName, stageName)
+	if err := os.MkdirAll(stage, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot create the state folder: %w", err)
+	}
+	if a.lock, err = takeLock(filepath.Join(opts.State, lockName)); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{stage, filepath.Dir(stage), opts.State, filepath.Dir(opts.State)} {
+		if err := journal.SyncDir(dir); err != nil {
+			return nil, err
+		}
+	}
+	if a.stage, err = os.Open(stage); err != nil {
+		return nil, fmt.Errorf("cannot use the state folder: %w", err)
+	}
+	if err := a.sameDevice(); err != nil {
+		return nil, err
+	}
+	a.exchange = a.canExchange()
+	if !a.exchange {
+		a.log.Info("the filesystem cannot exchange two names, files are replaced by link and rename", "folder", stage)
+	}
+	return a, nil
+}
+
+// Close lets go of everything, the lock last. A transaction under way keeps its
+// journal.
+func (a *Applier) Close() {
+	for _, f := range []*os.File{a.stage, a.lock} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	_ = a.root.Close()
+}
+
+// Configure replaces what may change while the agent runs.
+func (a *Applier) Configure(protect, guard []string) {
+	a.opts.Protect, a.opts.Guard = protect, guard
+}
+
+func (a *Applier) sameDevice() error {
+	tree, err := a.root.Stat(".")
+	if err != nil {
+		return fmt.Errorf("cannot use target.root: %w", err)
+	}
+	state, err := a.stage.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot use the state folder: %w", err)
+	}
+	if device(tree) != device(state) {
+		return fmt.Errorf("cannot work: state.dir %s and target.root %s are on different filesystems, and only within one can a file be replaced in one step; "+
+			"put state.dir on the filesystem of target.root", a.opts.State, a.opts.Root)
+	}
+	return nil
+}
+
+func (a *Applier) canExchange() bool {
+	names := [2]string{"probe-a", "probe-b"}
+	defer func() {
+		for _, name := range names {
+			_ = os.Remove(filepath.Join(a.stage.Name(), name))
+		}
+	}()
+	for _, name := range names {
+		if err := os.WriteFile(filepath.Join(a.stage.Name(), name), nil, 0o600); err != nil {
+			return false
+		}
+	}
+	return exchange(a.stage, names[0], a.stage, names[1]) == nil
+}
+
+func (a *Applier) fault(format string, args ...any) error {
+	if a.opts.Fault == nil {
+		return nil
+	}
+	return a.opts.Fault(fmt.Sprintf(format, args...))
+}
+
+func (a *Applier) journalPath() string {
+	return filepath.Join(a.opts.State, txName, journalName)
+}
+
+// isNotExist is errors.Is(err, fs.ErrNotExist), which every look at a place asks.
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -1,0 +1,52 @@
+//go:build unix
+
+package applier
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// owner is whose a file is.
+type owner struct{ uid, gid int }
+
+func ownerOf(info fs.FileInfo) *owner {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	return &owner{uid: int(st.Uid), gid: int(st.Gid)}
+}
+
+// give makes the file o's, if it is not.
+func (o *owner) give(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if now := ownerOf(info); now != nil && *now == *o {
+		return nil
+	}
+	return f.Chown(o.uid, o.gid)
+}
+
+func links(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Nlink)
+	}
+	return 1
+}
+
+// device tells filesystems apart.
+func device(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Dev)
+	}
+	return 0
+}
+
+func notEmpty(err error) bool {
+	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
+}

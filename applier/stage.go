@@ -1,0 +1,216 @@
+package applier
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"patchagent/applier/journal"
+	"patchagent/manifest"
+	"patchagent/manifest/reason"
+)
+
+// A Patch names what is being applied.
+type Patch struct {
+	ID        string
+	Name      string // file name of the drop
+	Warm      bool
+	Build     int64
+	FromBuild int64
+}
+
+// fewFiles is up to how many staged files are synced one by one, several at a
+// time. For more, one sync of the whole filesystem is cheaper, although it also
+// writes what other programs have not yet written.
+const fewFiles = 32
+
+// copyBuffer is how much of a payload is written at once.
+const copyBuffer = 256 << 10
+
+// space is what is free on a filesystem.
+type space struct {
+	bytes int64
+	files int64 // -1: not counted
+}
+
+// Space refuses, as no-space, a plan that does not fit on the filesystem, with
+// reserve bytes left over. It reads two numbers of the filesystem and no more.
+func (a *Applier) Space(p *Plan, reserve int64) error {
+	free, err := freeSpace(a.root.Name())
+	if err != nil {
+		return reason.Errorf(reason.NoSpace, "cannot find out the free space of %s: %w", a.opts.Root, err)
+	}
+	const block = 4 << 10 // what a small file takes up
+	need := reserve + p.Counts.Bytes + int64(len(p.Changes))*2*block
+	if free.bytes < need {
+		return reason.Errorf(reason.NoSpace, "%d bytes are needed on the filesystem of %s and %d are free", need, a.opts.Root, free.bytes)
+	}
+	if files := int64(len(p.Changes)) + 8; free.files >= 0 && free.files < files {
+		return reason.Errorf(reason.NoSpace, "%d files are to be made on the filesystem of %s and %d more are possible", files, a.opts.Root, free.files)
+	}
+	return nil
+}
+
+// Stage writes all new files into the stage and the journal, and makes both
+// durable. After an error the tree is untouched and there is no journal. Errors
+// are *reason.Error: no-space, commit-failed, or the payload's; or the context's.
+func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, patch Patch) (_ *Tx, err error) {
+	defer func() {
+		if err != nil {
+			a.clean()
+		}
+	}()
+	a.clean()
+	if err := a.stageAll(ctx, pkg, plan.Changes); err != nil {
+		return nil, systemError(ctx, err, "cannot stage the new files")
+	}
+	steps := make([]journal.Step, len(plan.Changes))
+	for i, c := range plan.Changes {
+		steps[i] = c.Step
+	}
+	if err := a.fault("journal"); err != nil {
+		return nil, systemError(ctx, err, "cannot begin")
+	}
+	j, err := journal.Create(a.journalPath(), journal.Plan{
+		ID: patch.ID, Patch: patch.Name, Warm: patch.Warm, Build: patch.Build, FromBuild: patch.FromBuild,
+		Started: time.Now(), Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
+	})
+	if err != nil {
+		return nil, systemError(ctx, err, "cannot begin")
+	}
+	return &Tx{a: a, j: j}, nil
+}
+
+// systemError gives an error of the system its reason code.
+func systemError(ctx context.Context, err error, doing string) error {
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		return err
+	}
+	if _, ok := reason.Of(err); ok {
+		return err
+	}
+	return reason.Errorf(commitCode(err), "%s: %w", doing, err)
+}
+
+// commitCode tells a full disk or quota from every other error of the system.
+func commitCode(err error) reason.Code {
+	if errors.Is(err, syscall.ENOSPC) || isQuota(err) {
+		return reason.NoSpace
+	}
+	return reason.CommitFailed
+}
+
+// stageAll writes the files, a few at a time; the first error stops the rest.
+func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes []Change) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	work := make(chan *Change)
+	var writers sync.WaitGroup
+	few := len(changes) <= fewFiles
+	workers := runtime.GOMAXPROCS(0)
+	if few {
+		workers = len(changes) // they mostly wait for the disk
+	}
+	for range workers {
+		writers.Go(func() {
+			buf := make([]byte, copyBuffer)
+			for c := range work {
+				if err := a.stageOne(ctx, pkg, c, few, buf); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := range changes {
+		if c := &changes[i]; c.New != nil {
+			work <- c
+		}
+	}
+	close(work)
+	writers.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := a.fault("sync stage"); err != nil {
+		return err
+	}
+	if !few {
+		if err := syncFilesystem(a.stage); err != nil {
+			return err
+		}
+	}
+	return a.stage.Sync()
+}
+
+func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change, sync bool, buf []byte) (err error) {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := a.fault("stage %s", c.Path); err != nil {
+		return err
+	}
+	payload, err := pkg.Payload(c.item)
+	if err != nil {
+		return err
+	}
+	defer payload.Close()
+	f, err := os.OpenFile(filepath.Join(a.stage.Name(), c.Stage), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if closeErr := f.Close(); err == nil {
+			err = closeErr
+		}
+	}()
+	sum := sha256.New()
+	both := struct{ io.Writer }{io.MultiWriter(f, sum)}
+	size, err := io.CopyBuffer(both, readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return payload.Read(p)
+	}), buf)
+	if err != nil {
+		return err
+	}
+	c.New.Size, c.New.SHA256 = size, hex.EncodeToString(sum.Sum(nil))
+	// Owner before mode: changing the owner clears set-id bits.
+	if c.owner != nil {
+		if err := c.owner.give(f); err != nil {
+			return reason.Errorf(reason.CommitFailed, "cannot keep the owner of %s: %w", c.Path, err)
+		}
+		if err := a.copyAttributes(c.Path, f); err != nil {
+			return reason.Errorf(reason.CommitFailed, "cannot keep the extended attributes of %s: %w", c.Path, err)
+		}
+	}
+	if err := f.Chmod(c.New.Mode); err != nil {
+		return err
+	}
+	if sync {
+		return f.Sync()
+	}
+	return nil
+}
+
+// clean empties the stage. What cannot be removed is left for the next time.
+func (a *Applier) clean() {
+	names, err := os.ReadDir(a.stage.Name())
+	if err != nil {
+		a.log.Warn("cannot clean the stage", "folder", a.stage.Name(), "error", err)
+		return
+	}
+	for _, name := range names {
+		if err := os.RemoveAll(filepath.Join(a.stage.Name(), name.Name())); err != nil {
+			a.log.Warn("cannot clean the stage", "error", err)
+		}
+	}
+}

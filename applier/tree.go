@@ -1,0 +1,149 @@
+package applier
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"path/filepath"
+
+	"patchagent/applier/journal"
+)
+
+// found is what the tree has at a place.
+type found struct {
+	journal.Object
+	owner *owner
+	links uint64
+}
+
+// keptMode is what of a mode makes an object what it is.
+const keptMode = fs.ModeType | fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+
+// look says what is at a place; nil if nothing is. Anything but a regular file,
+// a folder or a symbolic link is drift: no patch means to replace a device.
+func (a *Applier) look(place string) (*found, error) {
+	info, err := a.root.Lstat(place)
+	if isNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, drift("cannot look at %s: %w", place, err)
+	}
+	f := &found{Object: journal.Object{Mode: info.Mode() & keptMode}, owner: ownerOf(info), links: links(info)}
+	switch {
+	case info.IsDir():
+	case info.Mode().IsRegular():
+		f.Size = info.Size()
+		if f.SHA256, err = a.digestOf(place); err != nil {
+			return nil, drift("cannot read %s: %w", place, err)
+		}
+	case info.Mode().Type() == fs.ModeSymlink:
+		if f.Link, err = a.root.Readlink(place); err != nil {
+			return nil, drift("cannot read the link %s: %w", place, err)
+		}
+	default:
+		return nil, drift("%s is neither a file nor a folder (%s)", place, info.Mode().Type())
+	}
+	return f, nil
+}
+
+func (a *Applier) digestOf(place string) (string, error) {
+	f, err := a.root.OpenFile(place, openQuietly, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return digest(context.Background(), f)
+}
+
+// digest returns the SHA-256 of what is left in r, in hex.
+func digest(ctx context.Context, r io.Reader) (string, error) {
+	h := sha256.New()
+	if _, err := copyContext(ctx, h, r); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// copyContext is io.Copy that ends when ctx does.
+func copyContext(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
+	return io.Copy(w, readerFunc(func(p []byte) (int, error) {
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+		return r.Read(p)
+	}))
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func (a *Applier) emptyFolder(place string) error {
+	d, err := a.root.Open(place)
+	if err != nil {
+		return drift("cannot look into %s: %w", place, err)
+	}
+	defer d.Close()
+	switch names, err := d.Readdirnames(1); {
+	case len(names) > 0:
+		return drift("%s is a folder that is not empty (%s is in it), so it is not deleted", place, names[0])
+	case !errors.Is(err, io.EOF):
+		return drift("cannot look into %s: %w", place, err)
+	}
+	return nil
+}
+
+// folderAt follows one name of a path: real is its place, and name how the
+// package calls it.
+func (a *Applier) folderAt(real, name string) (folder, error) {
+	info, err := a.root.Lstat(real)
+	switch {
+	case isNotExist(err):
+		return folder{real: real}, nil
+	case err != nil:
+		return folder{}, drift("cannot look at %s: %w", name, err)
+	case info.Mode().Type() == fs.ModeSymlink:
+		target, err := filepath.EvalSymlinks(filepath.Join(a.realRoot, filepath.FromSlash(real)))
+		if err != nil {
+			return folder{}, drift("cannot follow the link %s: %w", name, err)
+		}
+		if !within(target, a.realRoot) {
+			return folder{}, drift("%s is a link that leads out of the tree, to %s", name, target)
+		}
+		inside, err := filepath.Rel(a.realRoot, target)
+		if err != nil {
+			return folder{}, drift("cannot follow the link %s: %w", name, err)
+		}
+		if inside == "." {
+			return folder{exists: true}, nil
+		}
+		return a.folderAt(path.Clean(filepath.ToSlash(inside)), name)
+	case !info.IsDir():
+		return folder{}, drift("%s is not a folder in the tree, and is one in the package", name)
+	}
+	if here, err := a.root.Stat("."); err != nil || device(here) != device(info) {
+		return folder{}, drift("%s is on another filesystem than target.root, where nothing can be replaced in one step", name)
+	}
+	return folder{real: real, exists: true}, nil
+}
+
+// matches says whether an object in the stage or the tree is the one that was
+// planned. Content is compared only where kind, mode and size agree.
+func matches(want *journal.Object, info fs.FileInfo, sum func() (string, error)) (bool, error) {
+	if want == nil || info.Mode()&keptMode != want.Mode {
+		return false, nil
+	}
+	if !info.Mode().IsRegular() {
+		return true, nil
+	}
+	if info.Size() != want.Size {
+		return false, nil
+	}
+	got, err := sum()
+	return err == nil && got == want.SHA256, err
+}

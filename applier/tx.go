@@ -1,0 +1,329 @@
+package applier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"patchagent/applier/journal"
+	"patchagent/manifest/reason"
+)
+
+// A Tx is a transaction whose plan is in the journal. Its tree is the old build
+// before Commit and the new one after it; if one of its methods fails, only
+// Rollback tells which.
+type Tx struct {
+	a       *Applier
+	j       *journal.Journal
+	notes   []string
+	stopped time.Time // when a cold patch sent its stop signal
+}
+
+// State says how far it has come.
+func (tx *Tx) State() journal.State { return tx.j.Last.State }
+
+// Cause says why it is being undone, or was.
+func (tx *Tx) Cause() (reason.Code, string) { return tx.j.Last.Code, tx.j.Last.Detail }
+
+// Plan is what it set out to do.
+func (tx *Tx) Plan() journal.Plan { return tx.j.Plan }
+
+// Commit makes the tree the new build and makes that durable. After an error the
+// tree may be in between.
+func (tx *Tx) Commit() error {
+	for i, s := range tx.j.Plan.Steps {
+		if err := tx.a.fault("commit step %d", i); err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+		if err := tx.do(s); err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+	}
+	if err := tx.sync(); err != nil {
+		return err
+	}
+	if err := tx.a.fault("committed"); err != nil {
+		return err
+	}
+	return tx.j.Enter(journal.Entry{State: journal.Committed, Time: time.Now()})
+}
+
+// undo makes the tree the old build again and makes that durable. It can be
+// repeated. The journal has to say Undoing first, unless it still says Prepared.
+func (tx *Tx) undo() error {
+	for i, s := range slices.Backward(tx.j.Plan.Steps) {
+		if err := tx.a.fault("undo step %d", i); err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+		if err := tx.undoStep(s); err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+	}
+	return tx.sync()
+}
+
+// Close ends the transaction: first the journal goes, durably, then what the
+// stage still holds. It is called when the outcome is on record.
+func (tx *Tx) Close() error {
+	if err := tx.a.fault("close"); err != nil {
+		return err
+	}
+	if err := tx.j.Remove(); err != nil {
+		return err
+	}
+	tx.a.clean()
+	return nil
+}
+
+// do and undoStep: each kind's two halves stand side by side.
+
+func (tx *Tx) do(s journal.Step) error {
+	dir, base, err := tx.place(s)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	switch s.Kind {
+	case journal.StepMkdir:
+		if err := tx.a.root.Mkdir(s.Path, 0o755); err != nil {
+			return err
+		}
+		return tx.a.root.Chmod(s.Path, 0o755) // whatever the umask is
+	case journal.StepReplace:
+		if tx.j.Plan.Exchange {
+			return exchange(tx.a.stage, s.Stage, dir, base)
+		}
+		return swapByLink(tx.a.stage, s.Stage, dir, base)
+	case journal.StepCreate:
+		return moveNew(tx.a.stage, s.Stage, dir, base)
+	case journal.StepDelete:
+		return moveNew(dir, base, tx.a.stage, s.Stage)
+	default:
+		return fmt.Errorf("unknown kind of step %q", s.Kind)
+	}
+}
+
+func (tx *Tx) undoStep(s journal.Step) error {
+	dir, base, err := tx.place(s)
+	if isNotExist(err) && s.Old == nil {
+		return nil // its folder was never made, or is gone with all in it
+	}
+	if isNotExist(err) {
+		tx.note("the folder of %s was gone and is made again", s.Path)
+		if err := tx.a.root.MkdirAll(path.Dir(s.Path), 0o755); err != nil {
+			return err
+		}
+		dir, base, err = tx.place(s)
+	}
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	switch s.Kind {
+	case journal.StepMkdir:
+		return tx.undoMkdir(s)
+	case journal.StepReplace:
+		return tx.undoReplace(s, dir, base)
+	case journal.StepCreate:
+		return tx.undoCreate(s, dir, base)
+	case journal.StepDelete:
+		return tx.undoDelete(s, dir, base)
+	default:
+		return fmt.Errorf("unknown kind of step %q", s.Kind)
+	}
+}
+
+func (tx *Tx) undoMkdir(s journal.Step) error {
+	err := tx.a.root.Remove(s.Path)
+	if notEmpty(err) {
+		tx.note("%s was made by the patch and is no longer empty, so it stays", s.Path)
+		return nil
+	}
+	if isNotExist(err) {
+		return nil
+	}
+	return err
+}
+
+// undoReplace swaps back, unless the old file is in its place or the new one
+// still in the stage. Whatever else is in the stage by then is the old file, even
+// if somebody changed it between the plan and the commit.
+func (tx *Tx) undoReplace(s journal.Step, dir *os.File, base string) error {
+	if !tx.j.Plan.Exchange {
+		return tx.unswapByLink(s, dir, base)
+	}
+	if done, err := tx.liveIs(s.Old, s.Path); err != nil || done {
+		return err
+	}
+	if staged, err := tx.stageIs(s.New, s.Stage); err != nil || staged {
+		return err
+	}
+	tx.changed(s)
+	if _, err := tx.a.root.Lstat(s.Path); isNotExist(err) {
+		return moveNew(tx.a.stage, s.Stage, dir, base)
+	}
+	return exchange(tx.a.stage, s.Stage, dir, base)
+}
+
+// unswapByLink is undoReplace where names cannot be swapped: the old file has a
+// second name in the stage from before the new one took its place.
+func (tx *Tx) unswapByLink(s journal.Step, dir *os.File, base string) error {
+	if _, err := os.Lstat(tx.stagePath(s.Stage + oldSuffix)); err != nil {
+		if isNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	tx.changed(s)
+	return moveOver(tx.a.stage, s.Stage+oldSuffix, dir, base)
+}
+
+// undoCreate moves the file back into the stage, as it may be by now.
+func (tx *Tx) undoCreate(s journal.Step, dir *os.File, base string) error {
+	if _, err := os.Lstat(tx.stagePath(s.Stage)); err == nil {
+		return nil // never moved in, or moved out already
+	} else if !isNotExist(err) {
+		return err
+	}
+	tx.changed(s)
+	if err := moveNew(dir, base, tx.a.stage, s.Stage); !isNotExist(err) {
+		return err
+	}
+	return nil // somebody removed it
+}
+
+// undoDelete moves the file back from the stage. What took its place in the
+// meantime goes aside into the stage.
+func (tx *Tx) undoDelete(s journal.Step, dir *os.File, base string) error {
+	if _, err := os.Lstat(tx.stagePath(s.Stage)); err != nil {
+		if isNotExist(err) {
+			return nil // never moved out, or back already
+		}
+		return err
+	}
+	if _, err := tx.a.root.Lstat(s.Path); err == nil {
+		tx.note("%s was deleted by the patch and had been made again; the old one is back in its place", s.Path)
+		if err := moveNew(dir, base, tx.a.stage, s.Stage+asideSuffix); err != nil {
+			return err
+		}
+	}
+	return moveNew(tx.a.stage, s.Stage, dir, base)
+}
+
+const (
+	oldSuffix   = ".old"   // the second name of a live file that is replaced by link and rename
+	asideSuffix = ".aside" // what stood in the way of going back
+)
+
+func (tx *Tx) note(format string, args ...any) {
+	tx.notes = append(tx.notes, fmt.Sprintf(format, args...))
+}
+
+// changed notes a file that is no longer what the patch put there.
+func (tx *Tx) changed(s journal.Step) {
+	if is, err := tx.liveIs(s.New, s.Path); err == nil && !is {
+		tx.note("%s had been changed since the patch; the old file is back in its place", s.Path)
+	}
+}
+
+func (tx *Tx) stagePath(name string) string { return filepath.Join(tx.a.stage.Name(), name) }
+
+func (tx *Tx) stageIs(want *journal.Object, name string) (bool, error) {
+	info, err := os.Lstat(tx.stagePath(name))
+	if isNotExist(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return matches(want, info, func() (string, error) {
+		f, err := os.Open(tx.stagePath(name))
+		if err != nil {
+			return "", err
+		}
+		defer f.Close()
+		return digest(context.Background(), f)
+	})
+}
+
+func (tx *Tx) liveIs(want *journal.Object, place string) (bool, error) {
+	info, err := tx.a.root.Lstat(place)
+	if isNotExist(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return matches(want, info, func() (string, error) { return tx.a.digestOf(place) })
+}
+
+// place opens the folder of a step's place.
+func (tx *Tx) place(s journal.Step) (*os.File, string, error) {
+	dir, err := tx.a.root.Open(path.Dir(s.Path))
+	return dir, path.Base(s.Path), err
+}
+
+// sync makes every folder durable that a step may have changed, and the stage.
+func (tx *Tx) sync() error {
+	if err := tx.a.fault("sync tree"); err != nil {
+		return err
+	}
+	dirs := map[string]bool{}
+	for _, s := range tx.j.Plan.Steps {
+		dirs[path.Dir(s.Path)] = true
+		if s.Kind == journal.StepMkdir {
+			dirs[s.Path] = true
+		}
+	}
+	if len(dirs) > fewFiles {
+		return syncFilesystem(tx.a.stage)
+	}
+	errs := make([]error, 0, len(dirs)+1)
+	var mu sync.Mutex
+	var syncs sync.WaitGroup
+	collect := func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		errs = append(errs, err)
+	}
+	for dir := range dirs {
+		syncs.Go(func() { collect(tx.syncFolder(dir)) })
+	}
+	syncs.Go(func() { collect(tx.a.stage.Sync()) })
+	syncs.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (tx *Tx) syncFolder(dir string) error {
+	d, err := tx.a.root.Open(dir)
+	if isNotExist(err) {
+		return nil // it was undone, or never made
+	}
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	return errors.Join(err, d.Close())
+}
+
+// begin records that the transaction is being undone, and why.
+func (tx *Tx) begin(cause *reason.Error) error {
+	if tx.State() == journal.Undoing {
+		return nil
+	}
+	if err := tx.a.fault("undoing"); err != nil {
+		return err
+	}
+	return tx.j.Enter(journal.Entry{State: journal.Undoing, Time: time.Now(), Code: cause.Code, Detail: cause.Detail})
+}

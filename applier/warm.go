@@ -1,0 +1,36 @@
+package applier
+
+import "context"
+
+// warm replaces resources under a running process and tells it. The process is
+// never stopped: its pid stays. One that is down is started on the new files,
+// since a patch may be what mends it.
+type warm struct{}
+
+func (warm) name() string { return "warm" }
+
+func (w warm) do(ctx context.Context, tx *Tx, p Process) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	return w.confirm(ctx, tx, p)
+}
+
+func (warm) confirm(ctx context.Context, tx *Tx, p Process) error {
+	if p.Up() {
+		return p.Reload(ctx, tx.event(EventReload))
+	}
+	return p.Start(ctx, tx.event(EventStart))
+}
+
+func (warm) before(context.Context, *Tx, Process) error { return nil }
+
+func (warm) after(ctx context.Context, tx *Tx, p Process) error {
+	if p.Up() {
+		return p.Reload(ctx, tx.event(EventRollback))
+	}
+	return p.Start(ctx, tx.event(EventRollback))
+}

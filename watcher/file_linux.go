@@ -1,0 +1,79 @@
+package watcher
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+var errNotRegular = errors.New("it is not a regular file")
+
+// openFolder opens a folder, and not one that a link leads to.
+func openFolder(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+}
+
+// openDrop opens a file of the folder: no link, nothing that could block.
+func openDrop(dir *os.File, name string) (*os.File, identity, uint64, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if errors.Is(err, unix.ELOOP) {
+			err = errNotRegular
+		}
+		return nil, identity{}, 0, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), name)
+	id, links, err := identify(file)
+	if err != nil {
+		_ = file.Close()
+		return nil, identity{}, 0, err
+	}
+	return file, id, links, nil
+}
+
+// identify says which file it is, and how many names it has.
+func identify(file *os.File) (identity, uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return identity{}, 0, &fs.PathError{Op: "stat", Path: file.Name(), Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return identity{}, 0, &fs.PathError{Op: "open", Path: file.Name(), Err: errNotRegular}
+	}
+	return identity{dev: uint64(st.Dev), ino: st.Ino, size: st.Size, mtime: st.Mtim.Nano()}, uint64(st.Nlink), nil
+}
+
+// writerOf asks for a read lease, which the kernel grants only where nobody has
+// the file open for writing (fcntl(2), F_SETLEASE), and gives it back at once:
+// while it is held, a writer's open waits.
+func writerOf(file *os.File) Writer {
+	_, err := unix.FcntlInt(file.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	switch {
+	case err == nil:
+		_, _ = unix.FcntlInt(file.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+		return WriterNone
+	case errors.Is(err, unix.EAGAIN):
+		return WriterOpen
+	default:
+		return WriterUnknown
+	}
+}
+
+// renameNew renames, and fails if the new name is taken.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) {
+		// The filesystem does not know the flag: a second name first, then the first away.
+		if err = unix.Link(from, to); err == nil {
+			err = unix.Unlink(from)
+		}
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
+func syncFile(f *os.File) error { return f.Sync() }

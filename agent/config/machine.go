@@ -1,0 +1,189 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+)
+
+// A Finding is one thing that was looked at on this machine.
+type Finding struct {
+	OK      bool
+	Subject string // a key
+	Message string
+	Hint    string // what to do, where it is not OK
+}
+
+// CheckMachine looks whether the configuration can work on this machine. It
+// changes nothing.
+func (c *Config) CheckMachine(ctx context.Context) []Finding {
+	var all []Finding
+	check := func(subject, good string, err error) {
+		f := Finding{OK: err == nil, Subject: subject, Message: good}
+		if err != nil {
+			f.Message = err.Error()
+			if h, ok := errors.AsType[*hinted](err); ok {
+				f.Message, f.Hint = h.message, h.hint
+			}
+		}
+		all = append(all, f)
+	}
+	t := c.Target
+	check("target.root", t.Root, needDir(t.Root))
+	check("target.dir", t.WorkDir(), needDir(t.WorkDir()))
+	check("target.command", strings.Join(t.Command, " "), t.findCommand(t.Command))
+	check("target.reload.exec", strings.Join(t.Reload.Exec, " "), t.findCommand(t.Reload.Exec))
+	check("target.ready.exec", strings.Join(t.Ready.Exec, " "), t.findCommand(t.Ready.Exec))
+	if t.User != "" {
+		_, err := user.Lookup(t.User)
+		if err == nil && os.Getuid() > 0 {
+			if me, meErr := user.Current(); meErr != nil || me.Username != t.User {
+				err = hint("sudo, or a system service", "only root can run the process as %s", t.User)
+			}
+		}
+		check("target.user", t.User, err)
+	}
+	check("patch.dir", c.Patch.Dir, errors.Join(canMake(c.Patch.Dir), checkPatchDir(c.Patch.Dir)))
+	check("state.dir", c.State.Dir, errors.Join(canMake(c.State.Dir), checkPrivate("state.dir", c.State.Dir)))
+	check("state.dir", "on the filesystem of target.root", sameFilesystem(c.State.Dir, t.Root))
+	for _, p := range []struct{ key, path string }{{"log.file", c.Log.File}, {"target.output", t.Output}} {
+		if p.path != "" {
+			check(p.key, p.path, canMake(filepath.Dir(p.path)))
+		}
+	}
+	return all
+}
+
+// CheckFolders refuses folders through which others could get at the tree, or in
+// which nothing could be replaced in one step. It needs them to exist.
+func (c *Config) CheckFolders() error {
+	for _, err := range []error{
+		needDir(c.Target.Root),
+		checkPatchDir(c.Patch.Dir),
+		checkPrivate("state.dir", c.State.Dir),
+		sameFilesystem(c.State.Dir, c.Target.Root),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hinted is an error with what to do about it.
+type hinted struct{ message, hint string }
+
+func (h *hinted) Error() string { return h.message + "; mend it with: " + h.hint }
+
+func hint(hint, format string, args ...any) error {
+	return &hinted{message: fmt.Sprintf(format, args...), hint: hint}
+}
+
+func needDir(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a folder", path)
+	}
+	return nil
+}
+
+// canMake says whether the folder is there, or could be made.
+func canMake(path string) error {
+	for up := path; ; up = filepath.Dir(up) {
+		info, err := os.Stat(up)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && up != filepath.Dir(up):
+			continue
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return fmt.Errorf("%s is not a folder", up)
+		}
+		if err := writable(up); err != nil {
+			return fmt.Errorf("cannot write to %s: %w", up, err)
+		}
+		return nil
+	}
+}
+
+// findCommand says whether the program is there and can be executed, as the
+// process will look for it; a relative name with a slash starts at WorkDir.
+func (t Target) findCommand(argv []string) error {
+	if len(argv) == 0 {
+		return nil
+	}
+	name := argv[0]
+	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
+		name = filepath.Join(t.WorkDir(), name)
+	}
+	_, err := exec.LookPath(name)
+	return err
+}
+
+func checkPatchDir(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() == fs.ModeSymlink:
+		target, _ := os.Readlink(path)
+		return hint("patch.dir = "+fmt.Sprintf("%q", target), "patch.dir %s is a link, which somebody could point elsewhere", path)
+	case !info.IsDir():
+		return fmt.Errorf("patch.dir %s is not a folder", path)
+	case worldWritable(info):
+		return hint("chmod o-w "+path, "everybody on this machine can write to patch.dir %s", path)
+	}
+	return nil
+}
+
+// checkPrivate refuses a folder or file that others than its owner can write to.
+func checkPrivate(key, path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case othersWritable(info):
+		return hint("chmod go-w "+path, "others can write to %s %s", key, path)
+	}
+	return nil
+}
+
+// sameFilesystem compares the nearest folders that exist.
+func sameFilesystem(a, b string) error {
+	x, err := nearestDir(a)
+	if err != nil {
+		return err
+	}
+	y, err := nearestDir(b)
+	if err != nil {
+		return err
+	}
+	if device(x) != device(y) {
+		return hint("state.dir = "+fmt.Sprintf("%q", filepath.Join(filepath.Dir(b), ".patchagent")),
+			"state.dir %s and target.root %s are on different filesystems, and only within one can a file be replaced in one step", a, b)
+	}
+	return nil
+}
+
+func nearestDir(path string) (fs.FileInfo, error) {
+	for {
+		info, err := os.Stat(path)
+		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
+			return info, err
+		}
+		path = filepath.Dir(path)
+	}
+}

@@ -1,0 +1,133 @@
+package config
+
+import (
+	"context"
+	"crypto/sha256"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/hashicorp/go-hclog"
+)
+
+// pollEvery is how often the file is looked at where events are missing: network
+// file systems, exhausted watches.
+const pollEvery = 2 * time.Second
+
+// settleTime is how long a change may go on before it is looked at: an editor or
+// a shell first empties the file and then writes it.
+const settleTime = 20 * time.Millisecond
+
+// Watcher wakes its owner when the file may have changed. The owner asks a
+// Reloader whether it has.
+type Watcher struct {
+	path string
+	log  hclog.Logger
+	wake chan struct{}
+}
+
+// Watch returns a Watcher for the file at path; Run makes it work.
+func Watch(path string, log hclog.Logger) *Watcher {
+	return &Watcher{path: path, log: log, wake: make(chan struct{}, 1)}
+}
+
+// C wakes the owner. Wakes that come while one is unread are one.
+func (w *Watcher) C() <-chan struct{} { return w.wake }
+
+// Run watches until ctx is done. It watches the file's folder, since a rename
+// over the file, or a link that is pointed elsewhere, ends a watch of the file.
+func (w *Watcher) Run(ctx context.Context) error {
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	settled := time.NewTimer(0)
+	defer settled.Stop()
+	var events chan fsnotify.Event
+	var errs chan error
+	if notify, err := fsnotify.NewWatcher(); err != nil {
+		w.log.Warn("cannot watch agent.toml, looking at it every now and then", "error", err)
+	} else {
+		defer notify.Close()
+		if err := notify.Add(filepath.Dir(w.path)); err != nil {
+			w.log.Warn("cannot watch the folder of agent.toml, looking at it every now and then", "error", err)
+		}
+		events, errs = notify.Events, notify.Errors
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-events:
+			settled.Reset(settleTime)
+			continue
+		case <-errs:
+		case <-settled.C:
+		case <-poll.C:
+		}
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Reloader reads a file again and says whether its content has changed. Only one
+// goroutine may use it.
+type Reloader struct {
+	path string
+	seen [sha256.Size]byte // of the content that was last answered for
+}
+
+// NewReloader returns a Reloader for the file that c was loaded from; a change
+// since then is found at the first Reread.
+func NewReloader(c *Config) *Reloader { return &Reloader{path: c.Path, seen: c.sum} }
+
+// Reread returns the new configuration if the file's content has changed since
+// the last call, and nil if not. An error is returned once for the content that
+// it is about. A file that is missing or empty is taken for one that is just
+// being replaced: no change.
+func (r *Reloader) Reread() (*Config, error) {
+	data, err := readFile(r.path)
+	if err != nil || len(data) == 0 {
+		return nil, nil
+	}
+	sum := sha256.Sum256(data)
+	if sum == r.seen {
+		return nil, nil
+	}
+	r.seen = sum
+	return parse(r.path, data)
+}
+
+// Changed compares two configurations: the keys that take effect at once or at the
+// process's next start, and those that need a restart of the agent.
+func Changed(before, after *Config) (soon, later []string) {
+	was, is := before.fields(), after.fields()
+	for i := range is {
+		if reflect.DeepEqual(was[i].value, is[i].value) {
+			continue
+		}
+		if is[i].when == restart {
+			later = append(later, is[i].key)
+		} else {
+			soon = append(soon, is[i].key)
+		}
+	}
+	if !slices.Equal(before.Target.Sockets, after.Target.Sockets) {
+		later = append(later, socketKey)
+	}
+	return soon, later
+}
+
+// KeepFixed takes back, from the configuration in force, the keys that need a
+// restart of the agent.
+func (c *Config) KeepFixed(inForce *Config) {
+	old := inForce.fields()
+	for i, f := range c.fields() {
+		if f.when == restart {
+			*f.value.(*string) = *old[i].value.(*string)
+		}
+	}
+	c.Target.Sockets = inForce.Target.Sockets
+}

@@ -1,0 +1,272 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"net"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
+
+// Bounds of values, each with its reason.
+const (
+	minPoll     = Duration(10 * time.Millisecond) // faster than that is a busy loop
+	maxDuration = Duration(30 * 24 * time.Hour)   // longer is a mistake in the unit
+	minLogSize  = Size(1 << 20)                   // the rotation counts in MiB
+)
+
+func (r *reader) validate() {
+	c := r.cfg
+	if c.Region == "" {
+		r.problem("region", "must be set: a patch for another region is refused")
+	}
+	if c.Build < 0 {
+		r.problem("build", "must not be negative")
+	}
+	if len(c.Target.Command) == 0 || slices.Contains(c.Target.Command, "") {
+		r.problem("target.command", `must be set: the program and its arguments, such as ["bin/app", "-v"]`)
+	}
+	r.words()
+	r.bounds()
+	r.paths()
+	r.methods()
+	r.commands()
+	r.later()
+}
+
+func (r *reader) words() {
+	c := r.cfg
+	for key, w := range map[string]struct {
+		value string
+		words []string
+	}{
+		"patch.mode":            {c.Patch.Mode, []string{ModeAuto, ModeManual}},
+		"verify.require":        {c.Verify.Require, []string{RequireChecksum, RequireSignature, RequireNone}},
+		"log.level":             {c.Log.Level, []string{"trace", "debug", "info", "warn", "error"}},
+		"log.format":            {c.Log.Format, []string{FormatText, FormatJSON}},
+		"target.restart":        {c.Target.Restart, []string{RestartOnFailure, RestartAlways, RestartNever}},
+		"target.reload.confirm": {c.Target.Reload.Confirm, []string{ConfirmNone, ConfirmNotify}},
+	} {
+		if !slices.Contains(w.words, w.value) {
+			r.problem(key, "is %q; it must be one of %s", w.value, strings.Join(w.words, ", "))
+		}
+	}
+}
+
+func (r *reader) bounds() {
+	c := r.cfg
+	for _, f := range c.fields() {
+		if d, ok := f.value.(*Duration); ok && *d > maxDuration {
+			r.problem(f.key, "is %s; more than %s is taken for a mistake", *d, maxDuration)
+		}
+	}
+	positive := map[string]int64{
+		"patch.patience": int64(c.Patch.Patience), "verify.max_size": int64(c.Verify.MaxSize), "verify.max_unpacked": int64(c.Verify.MaxUnpacked),
+		"verify.max_files": int64(c.Verify.MaxFiles), "verify.max_ratio": c.Verify.MaxRatio, "log.max_files": int64(c.Log.MaxFiles),
+		"target.stop_timeout": int64(c.Target.StopTimeout), "target.reload.timeout": int64(c.Target.Reload.Timeout),
+		"target.ready.timeout": int64(c.Target.Ready.Timeout), "target.gate.retry": int64(c.Target.Gate.Retry),
+		"target.gate.max_wait": int64(c.Target.Gate.MaxWait), "target.health.interval": int64(c.Target.Health.Interval),
+		"target.health.timeout": int64(c.Target.Health.Timeout), "target.health.failures": int64(c.Target.Health.Failures),
+		"target.health.window": int64(c.Target.Health.Window),
+	}
+	for key, v := range positive {
+		if v <= 0 {
+			r.problem(key, "must be more than nothing")
+		}
+	}
+	if c.Patch.Poll < minPoll {
+		r.problem("patch.poll", "is %s; it must be at least %s", c.Patch.Poll, minPoll)
+	}
+	if c.Log.MaxSize < minLogSize || c.Log.MaxSize > math.MaxInt32*minLogSize {
+		r.problem("log.max_size", "is %s; it must be at least %s", c.Log.MaxSize, minLogSize)
+	}
+	if c.State.Keep < 0 {
+		r.problem("state.keep", "must not be negative")
+	}
+	if c.Target.Ready.Delay > c.Target.Ready.Timeout {
+		r.problem("target.ready.delay", "is %s, longer than target.ready.timeout, which is %s", c.Target.Ready.Delay, c.Target.Ready.Timeout)
+	}
+}
+
+func (r *reader) paths() {
+	c := r.cfg
+	for key, p := range map[string]string{"patch.dir": c.Patch.Dir, "state.dir": c.State.Dir, "target.root": c.Target.Root} {
+		if p == "" {
+			r.problem(key, "must not be empty")
+		}
+	}
+	for _, f := range c.fields() {
+		switch v := f.value.(type) {
+		case *string:
+			if strings.ContainsRune(*v, 0) {
+				r.problem(f.key, "has a zero byte in it")
+			}
+		case *[]string:
+			if slices.ContainsFunc(*v, func(s string) bool { return strings.ContainsRune(s, 0) }) {
+				r.problem(f.key, "has a zero byte in it")
+			}
+		}
+	}
+	for _, glob := range c.Target.Protect {
+		if !doublestar.ValidatePattern(glob) || strings.HasPrefix(glob, "/") || glob == "" {
+			r.problem("target.protect", "%q is not a pattern relative to target.root, such as \"data/**\" or \"*.key\"", glob)
+		}
+	}
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (r *reader) commands() {
+	c := r.cfg
+	for key := range c.Target.Env {
+		if !envName.MatchString(key) {
+			r.problem("target.env", "%q is not the name of an environment variable", key)
+		}
+	}
+	for key, argv := range map[string][]string{
+		"target.gate.exec": c.Target.Gate.Exec, "target.reload.exec": c.Target.Reload.Exec, "target.reload.precheck": c.Target.Reload.Precheck,
+		"target.ready.exec": c.Target.Ready.Exec, "target.health.exec": c.Target.Health.Exec,
+	} {
+		if len(argv) > 0 && argv[0] == "" {
+			r.problem(key, "begins with an empty string; it must begin with a program")
+		}
+	}
+	for key, endpoint := range map[string]string{
+		"target.gate.http": c.Target.Gate.HTTP, "target.reload.http": c.Target.Reload.HTTP, "target.ready.http": c.Target.Ready.HTTP,
+		"target.health.http": c.Target.Health.HTTP,
+	} {
+		if err := checkEndpoint(endpoint); err != nil {
+			r.problem(key, "%v", err)
+		}
+	}
+	for key, address := range map[string]string{"target.ready.tcp": c.Target.Ready.TCP, "target.health.tcp": c.Target.Health.TCP} {
+		if _, port, err := net.SplitHostPort(address); address != "" && (err != nil || port == "") {
+			r.problem(key, `%q is not an address; write one like "127.0.0.1:8080"`, address)
+		}
+	}
+	for _, s := range c.Target.Sockets {
+		address, tcp := strings.CutPrefix(s.Listen, "tcp:")
+		_, port, err := net.SplitHostPort(address)
+		unix, isUnix := strings.CutPrefix(s.Listen, "unix:")
+		if !(tcp && err == nil && port != "") && !(isUnix && filepath.IsAbs(unix)) {
+			r.problem(socketKey, `listen is %q; write "tcp:127.0.0.1:8080" or "unix:/run/app.sock"`, s.Listen)
+		}
+	}
+}
+
+// checkEndpoint accepts http://host/path, https://host/path and unix:/socket:/path.
+func checkEndpoint(endpoint string) error {
+	if endpoint == "" {
+		return nil
+	}
+	if rest, ok := strings.CutPrefix(endpoint, "unix:"); ok {
+		socket, path, _ := strings.Cut(rest, ":")
+		if filepath.IsAbs(socket) && (path == "" || strings.HasPrefix(path, "/")) {
+			return nil
+		}
+	} else if u, err := url.Parse(endpoint); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
+		return nil
+	}
+	return fmt.Errorf(`%q is not an address; write "http://127.0.0.1:8080/path" or "unix:/run/app.sock:/path"`, endpoint)
+}
+
+// methods sees to it that of each group of ways there is one, and that a default
+// way gives place to one that is set.
+func (r *reader) methods() {
+	c := r.cfg
+	r.oneOf("target.gate", "exec", "http")
+	r.oneOf("target.reload", "signal", "exec", "http")
+	r.oneOf("target.ready", "delay", "notify", "http", "tcp", "exec")
+	r.oneOf("target.health", "http", "tcp", "exec")
+	if len(c.Target.Reload.Exec) > 0 || c.Target.Reload.HTTP != "" {
+		c.Target.Reload.Signal = Signal{}
+	}
+	if c.Target.Ready.Notify || c.Target.Ready.HTTP != "" || c.Target.Ready.TCP != "" || len(c.Target.Ready.Exec) > 0 {
+		c.Target.Ready.Delay = 0
+	}
+	for key := range r.set {
+		c.Target.Gate.Set = c.Target.Gate.Set || strings.HasPrefix(key, "target.gate")
+		c.Target.Health.Set = c.Target.Health.Set || strings.HasPrefix(key, "target.health")
+	}
+}
+
+// oneOf complains if more than one of a section's ways is set to something.
+func (r *reader) oneOf(section string, names ...string) {
+	var used []string
+	for _, f := range r.cfg.fields() {
+		for _, name := range names {
+			if f.key == section+"."+name && r.set[f.key] && !zero(f.value) {
+				used = append(used, name)
+			}
+		}
+	}
+	if len(used) > 1 {
+		r.problem(section+"."+used[1], "only one of %s can be set, and %s is set too", strings.Join(names, ", "), used[0])
+	}
+}
+
+func zero(value any) bool {
+	switch v := value.(type) {
+	case *string:
+		return *v == ""
+	case *bool:
+		return !*v
+	case *[]string:
+		return len(*v) == 0
+	case *Duration:
+		return *v == 0
+	case *Signal:
+		return *v == Signal{}
+	default:
+		return false
+	}
+}
+
+// later refuses what this version does not do yet, so that nobody relies on it.
+func (r *reader) later() {
+	c := r.cfg
+	for key, used := range map[string]bool{
+		"verify.require":         c.Verify.Require == RequireSignature,
+		"verify.keys":            len(c.Verify.Keys) > 0,
+		"target.gate":            c.Target.Gate.Set,
+		"target.health":          c.Target.Health.Set,
+		socketKey:                r.set[socketKey],
+		"target.reload.precheck": len(c.Target.Reload.Precheck) > 0,
+		"target.reload.confirm":  c.Target.Reload.Confirm == ConfirmNotify,
+		"target.ready.notify":    c.Target.Ready.Notify,
+	} {
+		if used {
+			r.problem(key, "is not yet supported by this version; leave it out")
+		}
+	}
+}
+
+// clashes finds folders that cannot be what they are together.
+func (c *Config) clashes() []Problem {
+	var problems []Problem
+	clash := func(key, format string, args ...any) {
+		problems = append(problems, Problem{Key: key, Message: fmt.Sprintf(format, args...)})
+	}
+	if c.Patch.Dir == c.Target.Root || below(c.Target.Root, c.Patch.Dir) {
+		clash("patch.dir", "holds target.root: the tree would lie among the drops")
+	}
+	if c.State.Dir == c.Target.Root || below(c.Target.Root, c.State.Dir) {
+		clash("state.dir", "holds target.root: the tree would lie in the agent's own folder")
+	}
+	if c.State.Dir == c.Patch.Dir || below(c.State.Dir, c.Patch.Dir) || below(c.Patch.Dir, c.State.Dir) {
+		clash("state.dir", "and patch.dir must be folders of their own, neither within the other")
+	}
+	return problems
+}
+
+// below says whether path is inside dir.
+func below(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != "." && filepath.IsLocal(rel)
+}

@@ -1,0 +1,114 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Command is a program that the agent runs for a moment: to tell or to ask the
+// process something.
+type Command struct {
+	Args    []string
+	Dir     string
+	Env     []string
+	Timeout time.Duration // 0: as long as the context
+}
+
+// maxOutput is how much of a command's output is kept: its end.
+const maxOutput = 64 << 10
+
+// leaveTime is how long a command that was told to end may keep its output open.
+const leaveTime = time.Second
+
+// RunCommand runs c to its end and returns the last of its output. The error says
+// how it failed and what it printed last. When the time is over, all of its
+// process group is killed.
+func RunCommand(ctx context.Context, c Command) ([]byte, error) {
+	if c.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, fmt.Errorf("it took longer than %s", c.Timeout))
+		defer cancel()
+	}
+	name := c.Args[0]
+	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
+		name = filepath.Join(c.Dir, name)
+	}
+	cmd := exec.CommandContext(ctx, name, c.Args[1:]...)
+	cmd.Dir, cmd.Env = c.Dir, c.Env
+	var out tail
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = leaveTime
+	ownGroup(cmd)
+	err := cmd.Run()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return out.bytes(), fmt.Errorf("%s: %w%s", c.Args[0], err, out.quoted())
+	}
+	return out.bytes(), nil
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu   sync.Mutex
+	data []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.data = append(t.data, p[max(0, len(p)-maxOutput):]...)
+	t.data = t.data[max(0, len(t.data)-maxOutput):]
+	return len(p), nil
+}
+
+func (t *tail) bytes() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.data)
+}
+
+// quoted is the end of the output as a part of a sentence.
+func (t *tail) quoted() string {
+	const enough = 2 << 10
+	text := strings.TrimSpace(string(t.bytes()))
+	if text == "" {
+		return ""
+	}
+	return fmt.Sprintf("; it printed: %q", text[max(0, len(text)-enough):])
+}
+
+// passed are the variables of the agent that its children get. Everything else,
+// such as what the agent's own service manager told it, is not for them.
+var passed = []string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SYSTEMROOT"}
+
+// environment is the process's: the minimal one, the user's, and what is configured.
+func environment(opts Options) []string {
+	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, pair := range os.Environ() {
+		key, value, _ := strings.Cut(pair, "=")
+		if slices.Contains(passed, key) || strings.HasPrefix(key, "LC_") {
+			env[key] = value
+		}
+	}
+	for key, value := range userEnvironment(opts.User) {
+		env[key] = value
+	}
+	for key, value := range opts.Env {
+		env[key] = value
+	}
+	list := make([]string, 0, len(env))
+	for key, value := range env {
+		list = append(list, key+"="+value)
+	}
+	slices.Sort(list)
+	return list
+}

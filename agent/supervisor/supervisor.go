@@ -1,0 +1,517 @@
+// Package supervisor keeps one process running and is the only part of the
+// program that starts, signals or waits for it.
+//
+// One goroutine, Run, owns the process. What others want of it they ask for
+// (Start, Stop, Reload, Resume, Configure); the requests are carried out one after
+// the other, between the process's own exits and the restarts that follow them.
+//
+// A process is started in a process group of its own, with a minimal environment
+// and its output going straight to a file or to the agent's own, never through a
+// pipe: it needs no living agent. It is up when its readiness check says so. It is
+// stopped by a signal, and after a while by SIGKILL to all of its group; whatever
+// of the group is left when the process itself has ended is killed as well, before
+// its number can belong to anybody else.
+//
+// A process that ends by itself is started again as the policy says, after a
+// delay that doubles each time, until a limit is reached. A process that a patch
+// starts is different: its failure is reported and the process stays down, for the
+// caller to undo the patch.
+//
+// An agent that is killed leaves its process running. The next one finds it by the
+// state file (number, start time, boot), ends it in the orderly way and starts its
+// own, so that there are never two.
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Errors that callers decide on; they are wrapped with what happened.
+var (
+	ErrStartFailed  = errors.New("the process did not come up")
+	ErrNotReady     = errors.New("the process was not ready in time")
+	ErrStopFailed   = errors.New("the process does not end")
+	ErrReloadFailed = errors.New("the process could not be told")
+	ErrNotRunning   = errors.New("the process is not running")
+	errEnded        = errors.New("the supervisor has ended")
+)
+
+// Policy says when a process that ended by itself is started again.
+type Policy string
+
+// The policies.
+const (
+	OnFailure Policy = "on-failure"
+	Always    Policy = "always"
+	Never     Policy = "never"
+)
+
+// Options say what is run, and how.
+type Options struct {
+	Command     []string          // with a slash: relative to Dir; without: found in PATH
+	Dir         string            // working directory
+	Env         map[string]string // added to a minimal environment
+	User        string            // run as; "" is the agent's own
+	StopSignal  syscall.Signal    // SIGTERM if zero
+	StopTimeout time.Duration     // then SIGKILL
+	Restart     Policy
+	Output      string // stdout and stderr are appended there; "" is the agent's own
+	Ready       Ready
+	Reload      Reload
+	Backoff     Backoff
+	StateFile   string // where the running process is on record
+
+	OutputMaxSize  int64 // bytes; 0: not rotated
+	OutputMaxFiles int
+}
+
+// Ready is when a started process counts as up: HTTP, TCP or Exec if one is set,
+// otherwise after living for Delay.
+type Ready struct {
+	Delay time.Duration
+	Probe
+	Timeout time.Duration
+}
+
+// Reload is how a running process is told that its files have changed. None set:
+// it is not told.
+type Reload struct {
+	Signal  syscall.Signal
+	Exec    []string
+	HTTP    string // asked by POST; 2xx is success
+	Timeout time.Duration
+}
+
+// Backoff is how restarts are spaced. The zero value is the default.
+type Backoff struct {
+	First time.Duration // before the first restart; doubles each time
+	Max   time.Duration // the longest delay
+	Limit int           // restarts in a row, then the process stays down
+	Quiet time.Duration // a run that long begins the count anew
+}
+
+func (b Backoff) withDefaults() Backoff {
+	if b.First == 0 {
+		b.First = 200 * time.Millisecond
+	}
+	if b.Max == 0 {
+		b.Max = 30 * time.Second
+	}
+	if b.Limit == 0 {
+		b.Limit = 50 // with the longest delay about 20 minutes
+	}
+	if b.Quiet == 0 {
+		b.Quiet = time.Minute
+	}
+	return b
+}
+
+// A State is what the process is doing.
+type State string
+
+// The states.
+const (
+	Stopped  State = "stopped"  // not asked for
+	Starting State = "starting" // not ready yet
+	Running  State = "running"  // ready
+	Stopping State = "stopping"
+	Waiting  State = "back-off" // failed; will be started again
+	Failed   State = "failed"   // failed too often; stays down
+	Ended    State = "ended"    // ended by itself, and the policy leaves it so
+)
+
+// Status is a snapshot.
+type Status struct {
+	State    State     `json:"state"`
+	PID      int       `json:"pid"` // 0: none
+	Since    time.Time `json:"since"`
+	Restarts int       `json:"restarts"`
+	LastExit string    `json:"last_exit"`
+}
+
+// Supervisor keeps one process. Its methods may be called from any goroutine
+// while Run runs.
+type Supervisor struct {
+	log      hclog.Logger
+	requests chan request
+	ended    chan struct{}
+	changed  chan struct{}
+	status   atomic.Pointer[Status]
+
+	// Owned by Run.
+	opts     Options
+	child    *child
+	restarts int // in a row
+	retry    *time.Timer
+	looked   bool // for a process that an earlier agent left
+}
+
+type request struct {
+	do    func() error
+	reply chan error
+}
+
+// New returns a Supervisor with no process; Run makes it work.
+func New(opts Options, log hclog.Logger) *Supervisor {
+	retry := time.NewTimer(0)
+	retry.Stop()
+	s := &Supervisor{
+		log: log, opts: opts, retry: retry,
+		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
+	}
+	s.status.Store(&Status{State: Stopped})
+	return s
+}
+
+// outputCheck is how often the size of the output is looked at.
+const outputCheck = 5 * time.Second
+
+// Run owns the process until ctx is done; then it stops it, and returns when it
+// and all that it started have ended. The error says what survived.
+func (s *Supervisor) Run(ctx context.Context) error {
+	defer close(s.ended)
+	rotate := time.NewTicker(outputCheck)
+	defer rotate.Stop()
+	for {
+		var exited <-chan struct{}
+		if s.child != nil {
+			exited = s.child.done
+		}
+		select {
+		case <-ctx.Done():
+			return s.stop()
+		case r := <-s.requests:
+			r.reply <- r.do()
+		case <-exited:
+			s.exited()
+		case <-s.retry.C:
+			s.startAgain(ctx)
+		case <-rotate.C:
+			if err := rotateOutput(s.opts.Output, s.opts.OutputMaxSize, s.opts.OutputMaxFiles); err != nil {
+				s.log.Warn("cannot rotate the process's output", "file", s.opts.Output, "error", err)
+			}
+		}
+	}
+}
+
+// ask has Run carry out do.
+func (s *Supervisor) ask(ctx context.Context, do func() error) error {
+	r := request{do: do, reply: make(chan error, 1)}
+	select {
+	case s.requests <- r:
+		return <-r.reply
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-s.ended:
+		return errEnded
+	}
+}
+
+// Status returns what the process is doing.
+func (s *Supervisor) Status() Status { return *s.status.Load() }
+
+// Up says whether the process is running and ready.
+func (s *Supervisor) Up() bool { return s.Status().State == Running }
+
+// Changed wakes whoever waits for a change of the state; changes that come while
+// one is unread are one.
+func (s *Supervisor) Changed() <-chan struct{} { return s.changed }
+
+// Configure replaces the options. A running process is not touched: what
+// concerns its start counts from the next one.
+func (s *Supervisor) Configure(opts Options) {
+	_ = s.ask(context.Background(), func() error { s.opts = opts; return nil })
+}
+
+// Start starts the process and returns when it is ready. env is added to the
+// environment of the readiness command. After an error nothing of it is left, and
+// it stays down; the error wraps ErrNotReady if it was alive at the timeout and
+// ErrStartFailed otherwise. If ctx ends first, the process is left as it is.
+func (s *Supervisor) Start(ctx context.Context, env []string) error {
+	return s.ask(ctx, func() error {
+		if s.child != nil {
+			return fmt.Errorf("%w: it is running already, as pid %d", ErrStartFailed, s.child.pid)
+		}
+		s.retry.Stop()
+		s.restarts = 0
+		return s.start(ctx, env)
+	})
+}
+
+// Resume starts the process if it is down, and keeps trying as the policy says.
+// It does not wait.
+func (s *Supervisor) Resume() {
+	_ = s.ask(context.Background(), func() error {
+		if s.child == nil {
+			s.restarts = 0
+			s.enter(Starting)
+			s.retry.Reset(0)
+		}
+		return nil
+	})
+}
+
+// Stop ends the process and all of its group, and keeps it down. It is no error
+// if it is down. The error wraps ErrStopFailed if something survives.
+func (s *Supervisor) Stop(ctx context.Context) error {
+	return s.ask(ctx, func() error { s.retry.Stop(); return s.stop() })
+}
+
+// Reload tells the running process that its files have changed and sees to it
+// that it survives that. env is added to the environment of the command. The error
+// wraps ErrNotRunning or ErrReloadFailed.
+func (s *Supervisor) Reload(ctx context.Context, env []string) error {
+	return s.ask(ctx, func() error { return s.reload(ctx, env) })
+}
+
+func (s *Supervisor) enter(state State) {
+	next := *s.status.Load()
+	next.State, next.PID, next.Since, next.Restarts = state, 0, time.Now(), s.restarts
+	if s.child != nil {
+		next.PID = s.child.pid
+	}
+	s.status.Store(&next)
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// start is one attempt, from nothing to ready.
+func (s *Supervisor) start(ctx context.Context, env []string) error {
+	if err := s.endLeftover(); err != nil {
+		return fmt.Errorf("%w: %w", ErrStartFailed, err)
+	}
+	s.enter(Starting)
+	c, err := spawn(s.opts)
+	if err != nil {
+		s.enter(Stopped)
+		return fmt.Errorf("%w: %w", ErrStartFailed, err)
+	}
+	s.child = c
+	s.enter(Starting)
+	if err := writeState(s.opts.StateFile, c.pid); err != nil {
+		s.log.Warn("cannot put the process on record; should the agent be killed, the next one would not find it", "error", err)
+	}
+	began := time.Now()
+	err = s.waitReady(ctx, env)
+	switch {
+	case err == nil:
+		s.log.Info("process is up", "pid", c.pid, "after", time.Since(began).Round(time.Millisecond).String())
+		s.enter(Running)
+		return nil
+	case ctx.Err() != nil:
+		return err
+	}
+	if stopErr := s.stop(); stopErr != nil {
+		return fmt.Errorf("%w; and %w", err, stopErr)
+	}
+	return err
+}
+
+// The delays between two looks at a process that is not ready yet.
+const (
+	firstLook = 5 * time.Millisecond
+	lastLook  = 200 * time.Millisecond
+)
+
+func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
+	r := s.opts.Ready
+	timeout := time.NewTimer(r.Timeout)
+	defer timeout.Stop()
+	look := time.NewTimer(r.Delay)
+	defer look.Stop()
+	probing := !r.Probe.empty()
+	pause := firstLook
+	var last error
+	for {
+		select {
+		case <-s.child.done:
+			return fmt.Errorf("%w: it ended before it was ready (%s)", ErrStartFailed, s.child.exit)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timeout.C:
+			if last == nil {
+				return fmt.Errorf("%w (%s)", ErrNotReady, r.Timeout)
+			}
+			return fmt.Errorf("%w (%s); last: %w", ErrNotReady, r.Timeout, last)
+		case <-look.C:
+		}
+		if !probing {
+			return nil
+		}
+		if last = s.probeWhileAlive(ctx, env, r.Timeout); last == nil {
+			return nil
+		}
+		look.Reset(pause)
+		pause = min(2*pause, lastLook)
+	}
+}
+
+// probeWhileAlive asks once; the answer counts only if the process is still there.
+func (s *Supervisor) probeWhileAlive(ctx context.Context, env []string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.child.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := s.opts.Ready.Check(ctx, s.opts.Dir, append(environment(s.opts), env...))
+	select {
+	case <-s.child.done:
+		return errors.New("it has ended")
+	default:
+		return err
+	}
+}
+
+// killTime is how long a process may take to end after SIGKILL; what takes longer
+// hangs in the kernel.
+const killTime = 5 * time.Second
+
+// stop ends the process. It is not cut short by a context: what is to be replaced
+// or taken over must not be running.
+func (s *Supervisor) stop() error {
+	if s.child == nil {
+		s.enter(Stopped)
+		return nil
+	}
+	s.enter(Stopping)
+	c := s.child
+	sig := s.opts.StopSignal
+	if sig == 0 {
+		sig = syscall.SIGTERM
+	}
+	s.log.Debug("stopping the process", "pid", c.pid, "signal", sig.String())
+	c.signal(sig)
+	if !c.endsWithin(s.opts.StopTimeout) {
+		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
+		c.killGroup()
+		if !c.endsWithin(killTime) {
+			return fmt.Errorf("%w: pid %d is still there %s after SIGKILL; it hangs in the kernel, see /proc/%d/wchan", ErrStopFailed, c.pid, killTime, c.pid)
+		}
+	}
+	s.log.Info("process stopped", "pid", c.pid, "exit", c.exit.String())
+	s.forget()
+	s.enter(Stopped)
+	return nil
+}
+
+// forget takes an ended process off the record.
+func (s *Supervisor) forget() {
+	next := *s.status.Load()
+	next.LastExit = s.child.exit.String()
+	s.status.Store(&next)
+	s.child = nil
+	removeState(s.opts.StateFile)
+}
+
+// exited deals with a process that has ended by itself.
+func (s *Supervisor) exited() {
+	c := s.child
+	s.forget()
+	if time.Since(c.started) >= s.opts.Backoff.withDefaults().Quiet {
+		s.restarts = 0
+	}
+	log := s.log.With("pid", c.pid, "exit", c.exit.String())
+	if s.opts.Restart == Never || s.opts.Restart == OnFailure && c.exit.success() {
+		log.Warn("the process ended by itself and is left so", "restart", string(s.opts.Restart))
+		s.enter(Ended)
+		return
+	}
+	log.Error("the process ended by itself")
+	s.again()
+}
+
+// again plans the next attempt, or gives up.
+func (s *Supervisor) again() {
+	b := s.opts.Backoff.withDefaults()
+	if s.restarts >= b.Limit {
+		s.log.Error("the process does not stay up; it is left down until a patch or a new start of the agent", "attempts", s.restarts)
+		s.enter(Failed)
+		return
+	}
+	delay := min(b.First<<min(s.restarts, 30), b.Max)
+	delay += rand.N(delay/5 + 1) // so that many machines do not do it all at once
+	s.restarts++
+	s.log.Info("starting the process again", "attempt", s.restarts, "delay", delay.Round(time.Millisecond).String())
+	s.enter(Waiting)
+	s.retry.Reset(delay)
+}
+
+func (s *Supervisor) startAgain(ctx context.Context) {
+	if s.child != nil {
+		return
+	}
+	if err := s.start(ctx, nil); err != nil && ctx.Err() == nil {
+		s.log.Error("cannot start the process", "error", err)
+		if s.opts.Restart == Never {
+			s.enter(Failed)
+			return
+		}
+		s.again()
+	}
+}
+
+// surviveTime is how long a process is watched after it was told: one that does
+// not know the signal ends at once.
+const surviveTime = 50 * time.Millisecond
+
+func (s *Supervisor) reload(ctx context.Context, env []string) error {
+	if s.child == nil {
+		return ErrNotRunning
+	}
+	c, r := s.child, s.opts.Reload
+	began := time.Now()
+	var err error
+	switch {
+	case len(r.Exec) > 0:
+		_, err = RunCommand(ctx, Command{Args: r.Exec, Dir: s.opts.Dir, Env: append(environment(s.opts), env...), Timeout: r.Timeout})
+	case r.HTTP != "":
+		err = post(ctx, r.HTTP, r.Timeout)
+	case r.Signal != 0:
+		c.signal(r.Signal)
+	default:
+		return nil
+	}
+	told := time.Since(began)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", ErrReloadFailed, err)
+	}
+	if c.endsWithin(surviveTime) {
+		s.forget()
+		s.enter(Stopped)
+		return fmt.Errorf("%w: it ended when it was told (%s)", ErrReloadFailed, c.exit)
+	}
+	if err == nil {
+		s.log.Info("process told", "pid", c.pid, "took", told.Round(time.Microsecond).String())
+	}
+	return err
+}
+
+// endLeftover ends the process that a killed agent left, once.
+func (s *Supervisor) endLeftover() error {
+	if s.looked {
+		return nil
+	}
+	pid, err := endRecorded(s.opts.StateFile, s.opts.StopSignal, s.opts.StopTimeout)
+	if err != nil {
+		return err
+	}
+	s.looked = true
+	if pid != 0 {
+		s.log.Warn("ended the process that an earlier agent had left running", "pid", pid)
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+package main
+
+import (
+	"context"
+	"fmt"
+)
+
+// check says whether the configuration is sound and can work here. It changes
+// nothing.
+func check(ctx context.Context, file string, io Streams) error {
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return err
+	}
+	sound := true
+	for _, f := range cfg.CheckMachine(ctx) {
+		mark := "ok  "
+		if !f.OK {
+			mark, sound = "BAD ", false
+		}
+		fmt.Fprintf(io.Out, "%s %-20s %s\n", mark, f.Subject, f.Message)
+		if f.Hint != "" {
+			fmt.Fprintf(io.Out, "     %-20s mend it with: %s\n", "", f.Hint)
+		}
+	}
+	if !sound {
+		return &exitError{exitUsage, fmt.Errorf("%s is well-formed, but cannot work on this machine", cfg.Path)}
+	}
+	fmt.Fprintf(io.Out, "%s is sound: region %s, build %d until a patch is applied\n", cfg.Path, cfg.Region, cfg.Build)
+	return nil
+}

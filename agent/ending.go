@@ -1,0 +1,120 @@
+package main
+
+import (
+	"time"
+
+	"patchagent/agent/record"
+	"patchagent/applier"
+	"patchagent/manifest/reason"
+	"patchagent/watcher"
+)
+
+// An ending is a drop whose outcome is decided. Its steps are taken in order, and
+// what fails is tried again: the installed build and the receipt are made durable,
+// the transaction is closed, the drop is put away, the outcome is logged, the
+// private copy is removed. After a crash the next start goes on with the step
+// that is missing, and never writes a second receipt.
+type ending struct {
+	claim   *watcher.Claim
+	tx      *applier.Tx // nil if nothing was begun
+	receipt record.Receipt
+
+	receipted bool   // the receipt is durable
+	recorded  bool   // and so is all else that the next patch depends on
+	logged    bool   // the outcome's line
+	trouble   string // what was last logged about a step that failed
+}
+
+// end decides a drop.
+func (a *agent) end(claim *watcher.Claim, tx *applier.Tx, r record.Receipt) {
+	r.Time = time.Now()
+	e := &ending{claim: claim, tx: tx, receipt: r}
+	if !a.conclude(e) {
+		a.endings = append(a.endings, e)
+	}
+}
+
+// conclude takes the steps that are left and says whether that was all.
+func (a *agent) conclude(e *ending) bool {
+	err := a.settle(e)
+	if err == nil {
+		return true
+	}
+	if e.trouble != err.Error() {
+		e.trouble = err.Error()
+		a.log.Error("cannot finish with a patch, trying again", "patch", e.claim.Name, "outcome", string(e.receipt.Outcome), "error", err)
+	}
+	return false
+}
+
+func (a *agent) settle(e *ending) error {
+	if err := a.record(e); err != nil {
+		return err
+	}
+	placed := a.place(e)
+	if !e.logged {
+		a.logOutcome(e.receipt)
+		e.logged = true
+		delete(a.waiting, e.claim.Name)
+	}
+	if placed != nil {
+		return placed
+	}
+	return a.folder.Release(e.claim)
+}
+
+// record makes durable what the next patch depends on. Until it has, no other
+// patch gets its turn.
+func (a *agent) record(e *ending) error {
+	if e.recorded {
+		return nil
+	}
+	r := e.receipt
+	if r.Outcome == reason.Applied && r.Build != nil && *r.Build != a.installed.Build {
+		next := a.installed
+		next.Build = *r.Build
+		if err := next.Save(a.cfg.State.Dir); err != nil {
+			return err
+		}
+		a.installed = next
+	}
+	if !e.receipted {
+		if err := a.receipts.Append(r); err != nil {
+			return err
+		}
+		e.receipted = true
+	}
+	if r.Outcome == reason.Failed {
+		a.failed = true // the journal stays for the next start
+	} else if e.tx != nil {
+		if err := e.tx.Close(); err != nil {
+			return err
+		}
+	}
+	e.recorded = true
+	return nil
+}
+
+func (a *agent) place(e *ending) error {
+	r := e.receipt
+	to := watcher.Destination{Code: r.Reason, Sentence: r.Detail, Advice: r.Reason.Advice()}
+	if r.Outcome == reason.Applied {
+		to = watcher.Destination{Applied: true, Build: *r.Build}
+	}
+	_, err := a.folder.Place(e.claim, to)
+	return err
+}
+
+// logOutcome writes the one line that says how a drop ended.
+func (a *agent) logOutcome(r record.Receipt) {
+	switch r.Outcome {
+	case reason.Applied:
+		a.log.Info("patch applied", r.Pairs()...)
+	case reason.Rejected:
+		a.log.Warn("patch rejected", r.Pairs()...)
+	case reason.RolledBack:
+		a.log.Error("patch rolled back", r.Pairs()...)
+	default:
+		a.log.Error("patch failed", r.Pairs()...)
+	}
+}

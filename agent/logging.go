@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/DeRuina/timberjack"
+	"github.com/hashicorp/go-hclog"
+
+	"patchagent/agent/config"
+)
+
+// newLogger makes the one logger of the program. It writes to console and to
+// the file of the sink, which the caller closes.
+func newLogger(l config.Log, console io.Writer) (hclog.Logger, *logSink, error) {
+	sink := &logSink{console: console}
+	if err := sink.open(l); err != nil {
+		return nil, nil, err
+	}
+	return hclog.New(&hclog.LoggerOptions{
+		Level:      hclog.LevelFromString(l.Level),
+		Output:     sink,
+		JSONFormat: l.Format == config.FormatJSON,
+		TimeFormat: "2006-01-02T15:04:05.000Z07:00",
+		TimeFn:     time.Now,
+	}), sink, nil
+}
+
+// logSink takes each line to the console and, if there is one, to the file, which
+// is rotated by size and can be opened anew while lines are written.
+type logSink struct {
+	console io.Writer
+
+	mu   sync.Mutex
+	file *timberjack.Logger
+}
+
+func (s *logSink) Write(line []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := s.console.Write(line)
+	if s.file != nil {
+		// The two are independent: a console that is gone must not silence the file.
+		n, err = s.file.Write(line)
+	}
+	return n, err
+}
+
+// open makes the file the one that l names, opened by name: whoever moved the old
+// one away gets a new one. After an error the sink is as it was.
+func (s *logSink) open(l config.Log) error {
+	var next *timberjack.Logger
+	if l.File != "" {
+		// The library opens the file with the first line; one that cannot be written is
+		// to be said now.
+		probe, err := os.OpenFile(l.File, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+		if err != nil {
+			return fmt.Errorf("cannot write log.file: %w; create the folder %s or change the key", err, filepath.Dir(l.File))
+		}
+		if err := probe.Close(); err != nil {
+			return fmt.Errorf("cannot write log.file: %w", err)
+		}
+		const megabyte = 1 << 20 // the library's unit
+		next = &timberjack.Logger{Filename: l.File, MaxSize: max(1, int(l.MaxSize/megabyte)), MaxBackups: l.MaxFiles, LocalTime: true}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.file
+	s.file = next
+	if old != nil {
+		return old.Close()
+	}
+	return nil
+}
+
+func (s *logSink) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		_ = s.file.Close()
+		s.file = nil
+	}
+}

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"patchagent/agent/config"
+	"patchagent/agent/record"
+	"patchagent/applier"
+	"patchagent/manifest"
+	"patchagent/manifest/reason"
+	"patchagent/watcher"
+)
+
+// A patch is a verified drop whose turn has not come, or has.
+type patch struct {
+	claim   *watcher.Claim
+	file    *os.File // the private copy
+	pkg     *manifest.Package
+	noticed string // why it waits, as it was last logged
+}
+
+func (p *patch) close() { _ = p.file.Close() }
+
+func (p *patch) manifest() *manifest.Manifest { return p.pkg.Manifest }
+
+// verify opens a package and holds it against everything that does not depend on
+// when its turn comes: checksum, structure, manifest, payload, region, product,
+// in this order. The error is a *reason.Error, or the context's.
+func verify(ctx context.Context, f *os.File, name string, sums manifest.Sums, sidecars manifest.Sidecars, cfg *config.Config, installed record.Installed) (*manifest.Package, error) {
+	limits := limitsOf(cfg)
+	if err := verifyChecksum(f, name, sums, sidecars, cfg); err != nil {
+		return nil, err
+	}
+	pkg, err := manifest.Open(f, sums.Size, limits)
+	if err != nil {
+		return nil, err
+	}
+	if err := pkg.Verify(ctx); err != nil {
+		return pkg, err
+	}
+	m := pkg.Manifest
+	if m.Region != installed.Region {
+		return pkg, reason.Errorf(reason.WrongRegion, "the patch is for region %q, this is %q", m.Region, installed.Region)
+	}
+	if installed.Product != "" && m.Schema >= 2 && m.Product != installed.Product {
+		return pkg, reason.Errorf(reason.WrongProduct, "the patch is for product %q, this is %q", m.Product, installed.Product)
+	}
+	return pkg, nil
+}
+
+func verifyChecksum(f *os.File, name string, sums manifest.Sums, sidecars manifest.Sidecars, cfg *config.Config) error {
+	found, err := sidecars.Check(name, sums)
+	if errors.Is(err, manifest.ErrSidecarUnfinished) {
+		return reason.Errorf(reason.ChecksumMismatch, "a checksum file of %s cannot be read: %w", name, err)
+	}
+	if err != nil || found || cfg.Verify.Require == config.RequireNone {
+		return err
+	}
+	if shape, _ := manifest.Examine(f, sums.Size, limitsOf(cfg)); shape == manifest.WholeWithDigests {
+		return nil
+	}
+	return reason.Errorf(reason.ChecksumMissing, "there is no checksum for %s", name)
+}
+
+// admit holds a verified package against what is installed now: build, required
+// build, expiry.
+func admit(m *manifest.Manifest, installed record.Installed, now time.Time) error {
+	if m.Build < installed.Build {
+		return reason.Errorf(reason.OlderBuild, "the patch is build %d, and build %d is installed", m.Build, installed.Build)
+	}
+	if m.Requires != nil && *m.Requires != installed.Build {
+		return reason.Errorf(reason.RequiresUnmet, "the patch requires build %d, and build %d is installed", *m.Requires, installed.Build)
+	}
+	if !m.Expires.IsZero() && now.After(m.Expires) {
+		return reason.Errorf(reason.Expired, "the patch was good until %s", m.Expires.Format(time.RFC3339))
+	}
+	return nil
+}
+
+func limitsOf(cfg *config.Config) manifest.Limits {
+	return manifest.Limits{
+		MaxSize: int64(cfg.Verify.MaxSize), MaxUnpacked: int64(cfg.Verify.MaxUnpacked),
+		MaxFiles: cfg.Verify.MaxFiles, MaxRatio: cfg.Verify.MaxRatio,
+	}
+}
+
+// sums and sidecars of a claim, as the manifest package knows them.
+func sumsOf(c *watcher.Claim) manifest.Sums {
+	return manifest.Sums{SHA256: c.SHA256, CRC32: c.CRC32, Size: c.Size}
+}
+
+// receiptOf begins a receipt with what is known of the drop so far; pkg may be nil.
+func receiptOf(c *watcher.Claim, pkg *manifest.Package, from int64, began time.Time) record.Receipt {
+	r := record.Receipt{ID: c.ID, Patch: c.Name, SHA256: hex.EncodeToString(c.SHA256[:]), FromBuild: from, TookMS: time.Since(began).Milliseconds()}
+	if c.SHA256 == ([sha256.Size]byte{}) {
+		r.SHA256 = "" // it was given up before it was copied
+	}
+	if pkg != nil {
+		m := pkg.Manifest
+		r.Build, r.Region, r.Product, r.Strategy = &m.Build, m.Region, m.Product, applier.StrategyName(m.Warm)
+	}
+	return r
+}
+
+// refuse makes err the receipt's outcome.
+func refuse(r record.Receipt, err error) record.Receipt {
+	code, ok := reason.Of(err)
+	if !ok {
+		code = reason.CommitFailed
+	}
+	r.Outcome, r.Reason, r.Detail = code.Outcome(), code, fmt.Sprint(err)
+	return r
+}

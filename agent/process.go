@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"patchagent/agent/config"
+	"patchagent/agent/supervisor"
+	"patchagent/applier"
+	"patchagent/manifest/reason"
+)
+
+// process is the supervised process as the applier sees it: its errors carry the
+// reason codes.
+type process struct{ *supervisor.Supervisor }
+
+var _ applier.Process = process{}
+
+func (p process) Start(ctx context.Context, e applier.Event) error {
+	err := p.Supervisor.Start(ctx, e.Env())
+	if errors.Is(err, supervisor.ErrNotReady) {
+		return reason.Errorf(reason.NotReady, "%w", err)
+	}
+	return coded(ctx, reason.StartFailed, err)
+}
+
+func (p process) Stop(ctx context.Context) error {
+	return coded(ctx, reason.StopFailed, p.Supervisor.Stop(ctx))
+}
+
+func (p process) Reload(ctx context.Context, e applier.Event) error {
+	return coded(ctx, reason.ReloadFailed, p.Supervisor.Reload(ctx, e.Env()))
+}
+
+func coded(ctx context.Context, code reason.Code, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return reason.Errorf(code, "%w", err)
+}
+
+// settled says whether a patch may have its turn: the process is up, or it cannot
+// come up as it is, and then a patch may mend it. While it is on its way up or
+// down, patches wait.
+func (p process) settled() bool {
+	switch p.Status().State {
+	case supervisor.Starting, supervisor.Stopping:
+		return false
+	default:
+		return true
+	}
+}
+
+// processOptions are the supervisor's part of the configuration.
+func processOptions(cfg *config.Config, stateFile string) supervisor.Options {
+	t := cfg.Target
+	return supervisor.Options{
+		Command:        t.Command,
+		Dir:            t.WorkDir(),
+		Env:            t.Env,
+		User:           t.User,
+		StopSignal:     t.StopSignal.Number,
+		StopTimeout:    time.Duration(t.StopTimeout),
+		Restart:        supervisor.Policy(t.Restart),
+		Output:         t.Output,
+		OutputMaxSize:  int64(cfg.Log.MaxSize),
+		OutputMaxFiles: cfg.Log.MaxFiles,
+		Ready: supervisor.Ready{
+			Delay:   time.Duration(t.Ready.Delay),
+			Probe:   supervisor.Probe{HTTP: t.Ready.HTTP, TCP: t.Ready.TCP, Exec: t.Ready.Exec},
+			Timeout: time.Duration(t.Ready.Timeout),
+		},
+		Reload: supervisor.Reload{
+			Signal: t.Reload.Signal.Number, HTTP: t.Reload.HTTP, Exec: t.Reload.Exec,
+			Timeout: time.Duration(t.Reload.Timeout),
+		},
+		StateFile: stateFile,
+	}
+}

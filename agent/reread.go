@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"patchagent/agent/config"
+	"patchagent/watcher"
+)
+
+// reader takes over a changed agent.toml. A bad one never replaces a good one.
+type reader struct {
+	a        *agent
+	sink     *logSink
+	folder   *watcher.Watcher
+	reloader *config.Reloader
+}
+
+// reread looks at agent.toml and takes over what has changed in it. After a
+// hangup the log is also opened anew.
+func (r *reader) reread(ctx context.Context, hangup bool) {
+	a := r.a
+	if hangup {
+		if err := r.sink.open(a.cfg.Log); err != nil {
+			a.log.Error("cannot reopen the log", "error", err)
+		}
+	}
+	next, err := r.reloader.Reread()
+	if err != nil {
+		a.log.Error("agent.toml is not used as it is now; the old configuration stays", "error", err)
+		return
+	}
+	if next == nil {
+		if hangup {
+			a.log.Info("agent.toml has not changed")
+		}
+		return
+	}
+	live, restart := config.Changed(a.cfg, next)
+	if len(live) > 0 {
+		a.log.Info("agent.toml has changed", "keys", strings.Join(live, " "))
+	}
+	if len(restart) > 0 {
+		a.log.Warn("agent.toml has changed in keys that need a restart of the agent", "keys", strings.Join(restart, " "))
+	}
+	r.take(ctx, next)
+}
+
+func (r *reader) take(ctx context.Context, next *config.Config) {
+	a := r.a
+	next.KeepFixed(a.cfg)
+	if err := r.sink.open(next.Log); err != nil {
+		a.log.Error("the log stays where it is", "error", err)
+		next.Log.File = a.cfg.Log.File
+	}
+	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))
+	a.cfg = next
+	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
+	a.folder.Configure(folderOptions(next, a.log.Named("watcher")))
+	a.applier.Configure(next.Target.Protect, guarded(next))
+	a.process.Configure(processOptions(next, filepath.Join(next.State.Dir, processName)))
+	installed := a.installed
+	if installed.Update(next.Build, next.Region, next.Product) {
+		if err := installed.Save(next.State.Dir); err != nil {
+			a.log.Error("cannot record the new build, region or product of agent.toml", "error", err)
+			return
+		}
+		a.installed = installed
+	}
+}

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"patchagent/agent/config"
+	"patchagent/agent/record"
+	"patchagent/applier"
+	"patchagent/applier/journal"
+	"patchagent/manifest"
+	"patchagent/manifest/reason"
+	"patchagent/watcher"
+)
+
+// maxAttempts is how often a patch is tried that the agent's own end interrupts
+// before the commit: once, and twice more.
+const maxAttempts = 3
+
+// agent is the state of a running agent. All of it belongs to the goroutine that
+// runs loop; what runs beside it (start.go) only wakes it.
+type agent struct {
+	cfg       *config.Config
+	log       hclog.Logger
+	folder    *watcher.Folder
+	applier   *applier.Applier
+	process   process
+	installed record.Installed
+	receipts  *record.Receipts
+
+	queue   []*patch          // verified, waiting for their turn
+	endings []*ending         // decided, not yet wholly put away
+	waiting map[string]string // file name → why it waits, as it was last logged
+	arrived time.Time         // the newest drop
+	held    bool              // HOLD is in the folder
+	failed  bool              // a rollback failed: nothing more is applied
+}
+
+// wakes are the things that the loop sleeps for, beside its timer.
+type wakes struct {
+	folder  <-chan struct{} // something may have happened in the patch folder
+	process <-chan struct{} // the process changed its state
+	config  <-chan struct{} // agent.toml may have changed
+	hangup  <-chan os.Signal
+}
+
+// loop does what can be done, sleeps until something happens, and begins again;
+// until ctx is done.
+func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(a.step(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.folder:
+		case <-w.process:
+		case <-w.config:
+			reread(false)
+		case <-w.hangup:
+			reread(true)
+		case <-timer.C:
+		}
+	}
+}
+
+// step takes in what is in the folder and gives each patch its turn, one after
+// the other. It returns after how long it must run again, whatever happens.
+func (a *agent) step(ctx context.Context) time.Duration {
+	for {
+		again := a.collect(ctx)
+		p, wait := a.next(time.Now())
+		if p == nil || ctx.Err() != nil {
+			return min(again, wait)
+		}
+		a.turn(ctx, p)
+	}
+}
+
+// collect finishes what is still to be put away, then claims and verifies what is
+// whole in the folder. What passes joins the queue; the rest is refused.
+func (a *agent) collect(ctx context.Context) time.Duration {
+	a.endings = slices.DeleteFunc(a.endings, a.conclude)
+	found, err := a.folder.Scan(ctx)
+	if err != nil {
+		a.noteWaiting(a.cfg.Patch.Dir, "folder", err.Error())
+		return time.Duration(a.cfg.Patch.Poll)
+	}
+	a.noteFound(found)
+	for _, claim := range found.Claims {
+		a.arrived = time.Now()
+		a.receive(ctx, claim)
+	}
+	if found.Again > 0 {
+		return min(found.Again, time.Duration(a.cfg.Patch.Poll))
+	}
+	return time.Duration(a.cfg.Patch.Poll)
+}
+
+// receive verifies a claim and puts it into the queue, or refuses it.
+func (a *agent) receive(ctx context.Context, claim *watcher.Claim) {
+	began := time.Now()
+	if claim.Reject != nil {
+		a.end(claim, nil, refuse(receiptOf(claim, nil, a.installed.Build, began), claim.Reject))
+		return
+	}
+	f, err := claim.Open()
+	if err != nil {
+		a.end(claim, nil, refuse(receiptOf(claim, nil, a.installed.Build, began), err))
+		return
+	}
+	pkg, err := verify(ctx, f, claim.Name, sumsOf(claim), manifest.Sidecars(claim.Sidecars), a.cfg, a.installed)
+	switch {
+	case ctx.Err() != nil:
+		_ = f.Close() // the claim is found again at the next start
+	case err != nil:
+		_ = f.Close()
+		a.end(claim, nil, refuse(receiptOf(claim, pkg, a.installed.Build, began), err))
+	default:
+		for _, note := range pkg.Notes {
+			a.log.Warn("about the package", "patch", claim.Name, "note", note)
+		}
+		a.queue = append(a.queue, &patch{claim: claim, file: f, pkg: pkg})
+		slices.SortStableFunc(a.queue, func(x, y *patch) int { return cmp.Compare(x.manifest().Build, y.manifest().Build) })
+	}
+}
+
+// next returns the patch whose turn it is, or nil and when to ask again.
+func (a *agent) next(now time.Time) (*patch, time.Duration) {
+	const nothing = time.Duration(1<<63 - 1)
+	if len(a.queue) == 0 || a.failed || a.held || !a.process.settled() {
+		return nil, nothing
+	}
+	if slices.ContainsFunc(a.endings, func(e *ending) bool { return !e.recorded }) {
+		return nil, nothing
+	}
+	if left := a.arrived.Add(time.Duration(a.cfg.Patch.Settle)).Sub(now); left > 0 {
+		return nil, left
+	}
+	for _, p := range a.queue {
+		if a.cfg.Patch.Mode == config.ModeAuto || p.noticed == "" {
+			return p, 0
+		}
+	}
+	return nil, nothing
+}
+
+// turn is a patch from the queue to its outcome.
+func (a *agent) turn(ctx context.Context, p *patch) {
+	began := time.Now()
+	receipt := func() record.Receipt { return receiptOf(p.claim, p.pkg, a.installed.Build, began) }
+
+	plan, err := a.plan(ctx, p)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		a.finish(p, nil, refuse(receipt(), err))
+		return
+	}
+	if a.cfg.Patch.Mode == config.ModeManual {
+		p.noticed = "manual"
+		a.noteWaiting(p.claim.Name, "manual", "patch.mode is manual")
+		return
+	}
+	for _, note := range plan.Notes {
+		a.log.Info("about the tree", "patch", p.claim.Name, "note", note)
+	}
+	if len(plan.Changes) == 0 {
+		done := receipt()
+		done.Outcome, done.Detail = reason.Applied, "every file is already as the package wants it"
+		a.finish(p, nil, done)
+		return
+	}
+	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(p))
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		a.finish(p, nil, refuse(receipt(), err))
+		return
+	}
+	result, err := tx.Apply(ctx, a.process)
+	if err != nil {
+		return // the agent is ending; the next one goes on from the journal
+	}
+	a.finish(p, tx, withResult(receipt(), tx, result))
+}
+
+// plan makes the checks that depend on what is installed now: build, required
+// build and expiry, then protected paths, the tree, and the space on the disk.
+func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
+	if err := admit(p.manifest(), a.installed, time.Now()); err != nil {
+		return nil, err
+	}
+	plan, err := a.applier.Plan(ctx, p.pkg)
+	if err != nil {
+		return nil, err
+	}
+	return plan, a.applier.Space(plan, spaceReserve)
+}
+
+// spaceReserve is what a patch must leave free on the disk: room for receipts, the
+// journal and a log file, so that the outcome can be written down.
+const spaceReserve = 8 << 20
+
+func (a *agent) patchOf(p *patch) applier.Patch {
+	m := p.manifest()
+	return applier.Patch{ID: p.claim.ID, Name: p.claim.Name, Warm: m.Warm, Build: m.Build, FromBuild: a.installed.Build}
+}
+
+// finish takes a patch out of the queue and ends it.
+func (a *agent) finish(p *patch, tx *applier.Tx, r record.Receipt) {
+	p.close()
+	a.queue = slices.DeleteFunc(a.queue, func(q *patch) bool { return q == p })
+	a.end(p.claim, tx, r)
+}
+
+// withResult completes a receipt with how the transaction ended.
+func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.Receipt {
+	counts := tx.Plan().Counts
+	r.Created, r.Modified, r.Deleted, r.Bytes = counts.Created, counts.Modified, counts.Deleted, counts.Bytes
+	r.Outcome, r.Reason, r.Detail = result.Outcome, result.Code, result.Detail
+	r.DowntimeMS = result.Downtime.Milliseconds()
+	return r
+}
+
+// recovered ends the transaction that an earlier run of the agent left, after
+// applier.Recover has made the tree one build again. claim may be nil.
+func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) error {
+	began := time.Now()
+	plan := tx.Plan()
+	if claim == nil {
+		claim = &watcher.Claim{ID: plan.ID, Name: plan.Patch}
+	}
+	r := receiptOf(claim, nil, plan.FromBuild, began)
+	r.Build, r.Strategy = &plan.Build, applier.StrategyName(plan.Warm)
+	r.Region, r.Product = a.installed.Region, a.installed.Product
+	log := a.log.With("patch", plan.Patch, "id", plan.ID)
+	switch tx.State() {
+	case journal.Committed:
+		log.Info("the agent was interrupted after the new files were in place, going on from there")
+		result, err := tx.Confirm(ctx, a.process)
+		if err != nil {
+			return err
+		}
+		a.end(claim, tx, withResult(r, tx, result))
+	case journal.Undone:
+		code, detail := tx.Cause()
+		a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: code, Detail: detail}))
+	default:
+		claim.Attempts++
+		if claim.Attempts >= maxAttempts {
+			a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,
+				Detail: "the agent was interrupted " + strconv.Itoa(claim.Attempts) + " times while it put the new files into place"}))
+			return nil
+		}
+		log.Warn("the agent was interrupted while it put the new files into place; they were taken out again", "attempt", claim.Attempts)
+		if err := claim.Save(true); err != nil {
+			return err
+		}
+		return tx.Close()
+	}
+	return nil
+}
+
+// noteWaiting logs that a drop waits, once for each reason.
+func (a *agent) noteWaiting(name, why, detail string) {
+	if a.waiting[name] == why {
+		return
+	}
+	a.waiting[name] = why
+	a.log.Info("patch waiting", "patch", name, "reason", why, "detail", detail)
+}
+
+// noteFound logs what of the folder's state is news.
+func (a *agent) noteFound(found watcher.Found) {
+	a.held = found.Hold
+	for _, name := range found.Held {
+		a.noteWaiting(name, "hold", "the file HOLD is in the patch folder")
+	}
+	for _, w := range found.Waiting {
+		a.noteWaiting(w.Name, "not whole", w.Why)
+	}
+	for _, claim := range found.Gone {
+		a.log.Info("patch withdrawn", "patch", claim.Name, "id", claim.ID, "detail", "its file was removed from the patch folder before its turn")
+		a.queue = slices.DeleteFunc(a.queue, func(p *patch) bool {
+			if p.claim.ID != claim.ID {
+				return false
+			}
+			p.close()
+			return true
+		})
+		if err := a.folder.Release(claim); err != nil {
+			a.log.Warn("cannot remove the copy of a withdrawn patch", "patch", claim.Name, "error", err)
+		}
+	}
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"patchagent/agent/config"
+	"patchagent/agent/record"
+	"patchagent/agent/supervisor"
+	"patchagent/applier"
+	"patchagent/manifest"
+	"patchagent/watcher"
+)
+
+// Names in the state folder that belong to this package.
+const (
+	claimsName  = "claims"
+	processName = "process.json"
+)
+
+// runAgent runs the agent until ctx is done: it makes one state of the
+// configuration and the disk, starts what runs beside the loop, and takes both
+// down again in the opposite order.
+func runAgent(ctx context.Context, file string, std Streams) error {
+	cfg, err := loadConfig(file)
+	if err != nil {
+		return err
+	}
+	log, sink, err := newLogger(cfg.Log, std.Err)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	defer sink.close()
+	a := &agent{cfg: cfg, log: log, waiting: map[string]string{}}
+	if err := serve(ctx, a, sink); err != nil {
+		log.Error("cannot go on", "error", err)
+		status := exitFailed
+		if _, ok := errors.AsType[*exitError](err); ok {
+			status = exitUsage
+		}
+		return &exitError{status: status}
+	}
+	return nil
+}
+
+func serve(ctx context.Context, a *agent, sink *logSink) error {
+	if err := makeFolders(a.cfg); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if err := a.openState(); err != nil {
+		return err
+	}
+	defer a.closeState()
+	tx, err := a.applier.Recover()
+	if err != nil {
+		return err
+	}
+	claims, err := a.folder.Resume()
+	if err != nil {
+		return err
+	}
+
+	// The process ends last, after the loop no longer needs it; so its context is
+	// not the loop's.
+	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer stop()
+	folder := watcher.New(a.cfg.Patch.Dir, time.Duration(a.cfg.Patch.Poll), a.log.Named("watcher"))
+	configs := config.Watch(a.cfg.Path, a.log.Named("config"))
+	a.process = process{supervisor.New(processOptions(a.cfg, filepath.Join(a.cfg.State.Dir, processName)), a.log.Named("process"))}
+	for name, run := range map[string]func(context.Context) error{"watcher": folder.Run, "config": configs.Run, "process": a.process.Run} {
+		helpers.Go(func() {
+			if err := run(beside); err != nil && beside.Err() == nil {
+				a.log.Error("a part of the agent has ended", "part", name, "error", err)
+			}
+		})
+	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
+	if err := a.resume(ctx, tx, claims); err != nil {
+		return err
+	}
+	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
+	a.loop(ctx, wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangup}, func(hangup bool) { r.reread(ctx, hangup) })
+	a.log.Info("stopping", "why", context.Cause(ctx))
+	return nil
+}
+
+// makeFolders creates the patch folder and the state folder if they are missing,
+// and refuses those that others could write to.
+func makeFolders(cfg *config.Config) error {
+	if err := os.MkdirAll(cfg.Patch.Dir, 0o755); err != nil {
+		return fmt.Errorf("cannot create patch.dir: %w", err)
+	}
+	if err := os.MkdirAll(cfg.State.Dir, 0o700); err != nil {
+		return fmt.Errorf("cannot create state.dir: %w", err)
+	}
+	return cfg.CheckFolders()
+}
+
+// openState opens everything in the state folder; the lock comes first.
+func (a *agent) openState() error {
+	var err error
+	if a.applier, err = applier.Open(applierOptions(a.cfg, a.log.Named("applier"))); err != nil {
+		return err
+	}
+	a.folder = watcher.NewFolder(folderOptions(a.cfg, a.log.Named("watcher")))
+	if a.receipts, err = record.OpenReceipts(a.cfg.State.Dir); err != nil {
+		a.closeState()
+		return err
+	}
+	var changed bool
+	a.installed, changed, err = record.LoadInstalled(a.cfg.State.Dir, a.cfg.Build, a.cfg.Region, a.cfg.Product)
+	if err == nil && changed {
+		err = a.installed.Save(a.cfg.State.Dir)
+	}
+	if err != nil {
+		a.closeState()
+	}
+	return err
+}
+
+func (a *agent) closeState() {
+	for _, p := range a.queue {
+		p.close()
+	}
+	if a.receipts != nil {
+		a.receipts.Close()
+	}
+	a.applier.Close()
+}
+
+// resume starts the process and goes on with what an earlier run left: first the
+// transaction, then the claims, of which some may have their receipt already.
+func (a *agent) resume(ctx context.Context, tx *applier.Tx, claims []*watcher.Claim) error {
+	receipts, err := record.Read(a.cfg.State.Dir)
+	if err != nil {
+		return err
+	}
+	done := map[string]record.Receipt{}
+	for _, r := range receipts {
+		done[r.ID] = r
+	}
+	if tx != nil {
+		var claim *watcher.Claim
+		for i, c := range claims {
+			if c.ID == tx.Plan().ID {
+				claim = claims[i]
+			}
+		}
+		if _, known := done[tx.Plan().ID]; known {
+			err = tx.Close()
+		} else {
+			err = a.recovered(ctx, tx, claim)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	a.process.Resume()
+	for _, c := range claims {
+		if r, ok := done[c.ID]; ok {
+			a.endings = append(a.endings, &ending{claim: c, receipt: r, receipted: true, recorded: true})
+			continue
+		}
+		a.receive(ctx, c)
+	}
+	return nil
+}
+
+func applierOptions(cfg *config.Config, log hclog.Logger) applier.Options {
+	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: guarded(cfg), Log: log}
+}
+
+// guarded are the agent's own files, which no patch may touch.
+func guarded(cfg *config.Config) []string {
+	all := append([]string{cfg.State.Dir, cfg.Patch.Dir, cfg.Path}, cfg.Verify.Keys...)
+	for _, path := range all {
+		if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
+			all = append(all, real)
+		}
+	}
+	return all
+}
+
+func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
+	limits := limitsOf(cfg)
+	return watcher.Options{
+		Dir:          cfg.Patch.Dir,
+		Claims:       filepath.Join(cfg.State.Dir, claimsName),
+		Patience:     time.Duration(cfg.Patch.Patience),
+		MaxSize:      int64(cfg.Verify.MaxSize),
+		NeedChecksum: cfg.Verify.Require == config.RequireChecksum,
+		Examine: func(r io.ReaderAt, size int64) (watcher.Shape, error) {
+			shape, err := manifest.Examine(r, size, limits)
+			return watcher.Shape(shape), err
+		},
+		Verify: func(ctx context.Context, r io.ReaderAt, size int64) error {
+			pkg, err := manifest.Open(r, size, limits)
+			if err != nil {
+				return err
+			}
+			return pkg.Verify(ctx)
+		},
+		Vouched: func(name string, s watcher.Sidecars) (found, unfinished bool) {
+			found, err := manifest.Sidecars(s).Check(name, manifest.Sums{})
+			return found, errors.Is(err, manifest.ErrSidecarUnfinished)
+		},
+		Log: log,
+	}
+}

@@ -29,6 +29,10 @@ func (p process) Stop(ctx context.Context) error {
 	return coded(ctx, reason.StopFailed, p.Supervisor.Stop(ctx))
 }
 
+func (p process) Hold(ctx context.Context) error {
+	return coded(ctx, reason.StopFailed, p.Supervisor.Hold(ctx))
+}
+
 func (p process) Reload(ctx context.Context, e applier.Event) error {
 	return coded(ctx, reason.ReloadFailed, p.Supervisor.Reload(ctx, e.Env()))
 }

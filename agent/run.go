@@ -12,6 +12,7 @@ import (
 
 	"patchagent/agent/config"
 	"patchagent/agent/record"
+	"patchagent/agent/supervisor"
 	"patchagent/applier"
 	"patchagent/applier/journal"
 	"patchagent/manifest"
@@ -192,6 +193,14 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 		return // the agent is ending; the next one goes on from the journal
 	}
 	a.finish(p, tx, withResult(receipt(), tx, result))
+	a.keepUp()
+}
+
+// keepUp has the process started that a rolled back patch could not bring back.
+func (a *agent) keepUp() {
+	if !a.failed && a.process.Status().State == supervisor.Stopped {
+		a.process.Resume()
+	}
 }
 
 // plan makes the checks that depend on what is installed now: build, required
@@ -237,7 +246,8 @@ func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.
 func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) error {
 	began := time.Now()
 	plan := tx.Plan()
-	if claim == nil {
+	known := claim != nil
+	if !known {
 		claim = &watcher.Claim{ID: plan.ID, Name: plan.Patch}
 	}
 	r := receiptOf(claim, nil, plan.FromBuild, began)
@@ -256,6 +266,9 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 		code, detail := tx.Cause()
 		a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: code, Detail: detail}))
 	default:
+		if !known {
+			return tx.Close() // its drop is claimed again, if it is still there
+		}
 		claim.Attempts++
 		if claim.Attempts >= maxAttempts {
 			a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,

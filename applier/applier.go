@@ -51,6 +51,9 @@ type Process interface {
 	Start(context.Context, Event) error
 	// Stop ends it and all that it started; it is no error if it is down.
 	Stop(context.Context) error
+	// Hold sees to it that a process that ends by itself, or has ended, is not started
+	// while its files are being changed; Start and Reload end that.
+	Hold(context.Context) error
 	// Reload tells the running process that its files have changed.
 	Reload(context.Context, Event) error
 }

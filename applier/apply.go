@@ -67,11 +67,21 @@ func (tx *Tx) conclude(ctx context.Context, p Process, err error) (Result, error
 	case err == nil:
 		return Result{Outcome: reason.Applied, Downtime: tx.downtime()}, nil
 	case ctx.Err() != nil && tx.State() != journal.Undoing:
-		return Result{}, context.Cause(ctx)
+		return Result{}, tx.leave(ctx)
 	}
 	r := tx.RollBack(ctx, p, asReason(err))
 	r.Downtime = tx.downtime()
 	return r, nil
+}
+
+// leave is for an agent that is told to end in the middle. What is committed
+// stays for the next start to confirm; what is not is taken back now, so that it
+// does not count as an interruption.
+func (tx *Tx) leave(ctx context.Context) error {
+	if tx.State() == journal.Prepared && tx.undo() == nil {
+		_ = tx.Close() // if not, Recover does it
+	}
+	return context.Cause(ctx)
 }
 
 // asReason gives an error of Commit the code it has by default.

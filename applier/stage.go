@@ -129,13 +129,19 @@ func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes [
 			}
 		})
 	}
-	for i := range changes {
-		if c := &changes[i]; c.New != nil {
-			work <- c
+	func() {
+		defer writers.Wait()
+		defer close(work)
+		for i := range changes {
+			if c := &changes[i]; c.New != nil {
+				if err := a.fault("stage %s", c.Path); err != nil {
+					cancel(err)
+					return
+				}
+				work <- c
+			}
 		}
-	}
-	close(work)
-	writers.Wait()
+	}()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -153,9 +159,6 @@ func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes [
 func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change, sync bool, buf []byte) (err error) {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
-	}
-	if err := a.fault("stage %s", c.Path); err != nil {
-		return err
 	}
 	payload, err := pkg.Payload(c.item)
 	if err != nil {

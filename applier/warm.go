@@ -10,8 +10,8 @@ type warm struct{}
 func (warm) name() string { return "warm" }
 
 func (w warm) do(ctx context.Context, tx *Tx, p Process) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err := p.Hold(ctx); err != nil {
+		return err
 	}
 	if err := tx.Commit(); err != nil {
 		return err
@@ -26,7 +26,7 @@ func (warm) confirm(ctx context.Context, tx *Tx, p Process) error {
 	return p.Start(ctx, tx.event(EventStart))
 }
 
-func (warm) before(context.Context, *Tx, Process) error { return nil }
+func (warm) before(ctx context.Context, _ *Tx, p Process) error { return p.Hold(ctx) }
 
 func (warm) after(ctx context.Context, tx *Tx, p Process) error {
 	if p.Up() {

@@ -35,8 +35,8 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 		all = append(all, f)
 	}
 	t := c.Target
-	check("target.root", t.Root, needDir(t.Root))
-	check("target.dir", t.WorkDir(), needDir(t.WorkDir()))
+	check("target.root", t.Root, needDir("target.root", t.Root))
+	check("target.dir", t.WorkDir(), needDir("target.dir", t.WorkDir()))
 	check("target.command", strings.Join(t.Command, " "), t.findCommand(t.Command))
 	check("target.reload.exec", strings.Join(t.Reload.Exec, " "), t.findCommand(t.Reload.Exec))
 	check("target.ready.exec", strings.Join(t.Ready.Exec, " "), t.findCommand(t.Ready.Exec))
@@ -64,7 +64,7 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 // which nothing could be replaced in one step. It needs them to exist.
 func (c *Config) CheckFolders() error {
 	for _, err := range []error{
-		needDir(c.Target.Root),
+		needDir("target.root", c.Target.Root),
 		checkPatchDir(c.Patch.Dir),
 		checkPrivate("state.dir", c.State.Dir),
 		sameFilesystem(c.State.Dir, c.Target.Root),
@@ -85,13 +85,16 @@ func hint(hint, format string, args ...any) error {
 	return &hinted{message: fmt.Sprintf(format, args...), hint: hint}
 }
 
-func needDir(path string) error {
+func needDir(key, path string) error {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return hint("mkdir -p "+path, "%s %s is not there", key, path)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot use %s: %w", key, err)
 	}
 	if !info.IsDir() {
-		return fmt.Errorf("%s is not a folder", path)
+		return fmt.Errorf("%s %s is not a folder", key, path)
 	}
 	return nil
 }

@@ -149,7 +149,8 @@ type Supervisor struct {
 	// Owned by Run.
 	opts     Options
 	child    *child
-	restarts int // in a row
+	restarts int  // in a row
+	held     bool // a process that ends now is not started again
 	retry    *time.Timer
 	looked   bool // for a process that an earlier agent left
 }
@@ -241,7 +242,7 @@ func (s *Supervisor) Start(ctx context.Context, env []string) error {
 			return fmt.Errorf("%w: it is running already, as pid %d", ErrStartFailed, s.child.pid)
 		}
 		s.retry.Stop()
-		s.restarts = 0
+		s.restarts, s.held = 0, false
 		return s.start(ctx, env)
 	})
 }
@@ -250,10 +251,24 @@ func (s *Supervisor) Start(ctx context.Context, env []string) error {
 // It does not wait.
 func (s *Supervisor) Resume() {
 	_ = s.ask(context.Background(), func() error {
+		s.held = false
 		if s.child == nil {
 			s.restarts = 0
 			s.enter(Starting)
 			s.retry.Reset(0)
+		}
+		return nil
+	})
+}
+
+// Hold leaves the process as it is, but should it end, or have ended, it is not
+// started again until Start, Reload or Resume: its files are being changed.
+func (s *Supervisor) Hold(ctx context.Context) error {
+	return s.ask(ctx, func() error {
+		s.held = true
+		s.retry.Stop()
+		if s.child == nil {
+			s.enter(Stopped)
 		}
 		return nil
 	})
@@ -425,6 +440,11 @@ func (s *Supervisor) exited() {
 		s.restarts = 0
 	}
 	log := s.log.With("pid", c.pid, "exit", c.exit.String())
+	if s.held {
+		log.Error("the process ended by itself while its files are being changed")
+		s.enter(Stopped)
+		return
+	}
 	if s.opts.Restart == Never || s.opts.Restart == OnFailure && c.exit.success() {
 		log.Warn("the process ended by itself and is left so", "restart", string(s.opts.Restart))
 		s.enter(Ended)
@@ -469,6 +489,7 @@ func (s *Supervisor) startAgain(ctx context.Context) {
 const surviveTime = 50 * time.Millisecond
 
 func (s *Supervisor) reload(ctx context.Context, env []string) error {
+	s.held = false
 	if s.child == nil {
 		return ErrNotRunning
 	}

@@ -1,0 +1,174 @@
+package applier
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"patchagent/applier/journal"
+	"patchagent/manifest/reason"
+)
+
+var oldTree = map[string]string{"a.txt": "old a", "lib/b.txt": "old b", "lib/c.txt": "old c", "deep/er/d.txt": "old d", "left.txt": "left"}
+
+// newItems change oldTree in every way there is.
+var newItems = []item{
+	del("lib/c.txt"), del("deep/er/d.txt"),
+	mod("a.txt", "new a"), mod("lib/b.txt", "new b, longer"), mod("was/not/there.txt", "mod"),
+	add("lib/new.txt", "new"), add("more/and/more/e.txt", "e"), add("left.txt", "not left"),
+}
+
+var newTree = map[string]string{
+	"a.txt": "644 new a", "lib/": "755", "lib/b.txt": "644 new b, longer", "lib/new.txt": "644 new", "deep/": "755", "deep/er/": "755",
+	"was/": "755", "was/not/": "755", "was/not/there.txt": "644 mod", "more/": "755", "more/and/": "755", "more/and/more/": "755",
+	"more/and/more/e.txt": "644 e", "left.txt": "644 not left",
+}
+
+// ways are the two ways in which a file can take another's place.
+func ways(t *testing.T, test func(t *testing.T, exchange bool)) {
+	for name, exchange := range map[string]bool{"exchange": true, "link and rename": false} {
+		t.Run(name, func(t *testing.T) { test(t, exchange) })
+	}
+}
+
+func TestApply(t *testing.T) {
+	ways(t, func(t *testing.T, exchange bool) {
+		for _, c := range []struct {
+			name  string
+			warm  bool
+			up    bool
+			calls []string
+		}{
+			{"warm", true, true, []string{"reload reload"}},
+			{"warm, process down", true, false, []string{"start start"}},
+			{"cold", false, true, []string{"stop", "start start"}},
+			{"cold, process down", false, false, []string{"stop", "start start"}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				w := newWorld(t, oldTree)
+				w.a.exchange = exchange
+				p := &proc{up: c.up, seen: func() { w.wantTree(newTree, "when the process looks,") }}
+				r, err := w.apply(pack(t, c.warm, newItems...), p)
+				must(t, err)
+				if r.Outcome != reason.Applied {
+					t.Errorf("%+v", r)
+				}
+				w.wantTree(newTree, "afterwards")
+				if diff := cmp.Diff(c.calls, p.calls); diff != "" {
+					t.Error(diff)
+				}
+				w.nothingLeft()
+			})
+		}
+	})
+}
+
+// nothingLeft checks that the state folder holds nothing of a transaction.
+func (w *world) nothingLeft() {
+	w.t.Helper()
+	tx, err := w.a.Recover()
+	must(w.t, err)
+	if tx != nil {
+		w.t.Errorf("a transaction is left: %s", tx.State())
+	}
+	names, err := w.a.stage.ReadDir(-1)
+	must(w.t, err)
+	if len(names) > 0 {
+		w.t.Errorf("the stage still holds %v", names)
+	}
+	_, _ = w.a.stage.Seek(0, 0)
+}
+
+func TestCounts(t *testing.T) {
+	w := newWorld(t, oldTree)
+	plan, err := w.a.Plan(t.Context(), pack(t, true, append(newItems, del("not.there"))...))
+	must(t, err)
+	want := journal.Counts{Created: 3, Modified: 3, Deleted: 2, Bytes: 5 + 13 + 3 + 3 + 1 + 8}
+	if diff := cmp.Diff(want, plan.Counts); diff != "" {
+		t.Error(diff)
+	}
+	for _, said := range []string{"not.there was to be deleted", "was/not/there.txt was to be modified", "left.txt is new in the package"} {
+		if !slices.ContainsFunc(plan.Notes, func(n string) bool { return strings.HasPrefix(n, said) }) {
+			t.Errorf("no note %q in %q", said, plan.Notes)
+		}
+	}
+}
+
+func TestNothingToChange(t *testing.T) {
+	w := newWorld(t, map[string]string{"a": "same", "b": "same"})
+	plan, err := w.a.Plan(t.Context(), pack(t, false, mod("a", "same"), add("b", "same"), del("c")))
+	must(t, err)
+	if len(plan.Changes) != 0 || plan.Counts != (journal.Counts{}) {
+		t.Errorf("%+v", plan)
+	}
+}
+
+// What fails on the way to the new build is undone, and the process is back on
+// the old one.
+func TestProcessFails(t *testing.T) {
+	old := map[string]string{
+		"a.txt": "644 old a", "lib/": "755", "lib/b.txt": "644 old b", "lib/c.txt": "644 old c", "deep/": "755", "deep/er/": "755",
+		"deep/er/d.txt": "644 old d", "left.txt": "644 left",
+	}
+	ways(t, func(t *testing.T, exchange bool) {
+		for _, c := range []struct {
+			name  string
+			warm  bool
+			fails map[string]error
+			code  reason.Code
+			calls []string
+		}{
+			{"reload", true, map[string]error{"reload reload": reason.Errorf(reason.ReloadFailed, "deaf")}, reason.ReloadFailed,
+				[]string{"reload reload", "reload rollback"}},
+			{"start", false, map[string]error{"start start": reason.Errorf(reason.StartFailed, "broken")}, reason.StartFailed,
+				[]string{"stop", "start start", "stop", "start rollback"}},
+			{"stop", false, map[string]error{"stop": reason.Errorf(reason.StopFailed, "stuck")}, reason.StopFailed,
+				[]string{"stop", "stop"}},
+			{"start, and start again", false, map[string]error{"start start": reason.Errorf(reason.NotReady, "slow"), "start rollback": errors.New("broken too")},
+				reason.NotReady, []string{"stop", "start start", "stop", "start rollback"}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				w := newWorld(t, oldTree)
+				w.a.exchange = exchange
+				p := &proc{up: true, fail: c.fails}
+				r, err := w.apply(pack(t, c.warm, newItems...), p)
+				must(t, err)
+				if r.Outcome != reason.RolledBack || r.Code != c.code {
+					t.Errorf("%+v", r)
+				}
+				if diff := cmp.Diff(c.calls, p.calls); diff != "" {
+					t.Error(diff)
+				}
+				w.wantTree(old, "afterwards")
+				w.nothingLeft()
+			})
+		}
+	})
+}
+
+// The process may change its files between the commit and the rollback.
+func TestRollbackOverWhatTheProcessDid(t *testing.T) {
+	ways(t, func(t *testing.T, exchange bool) {
+		w := newWorld(t, oldTree)
+		w.a.exchange = exchange
+		before := w.tree()
+		p := &proc{up: true, fail: map[string]error{"reload reload": reason.Errorf(reason.ReloadFailed, "deaf")}}
+		first := true
+		p.seen = func() {
+			if first {
+				w.lay(map[string]string{"a.txt": "the process was here", "lib/c.txt": "made again", "more/own.txt": "its own"})
+			}
+			first = false
+		}
+		r, err := w.apply(pack(t, true, newItems...), p)
+		must(t, err)
+		if r.Outcome != reason.RolledBack || !strings.Contains(r.Detail, "a.txt had been changed") || !strings.Contains(r.Detail, "more was made by the patch") {
+			t.Errorf("%+v", r)
+		}
+		before["more/"], before["more/own.txt"] = "755", "644 its own"
+		w.wantTree(before, "afterwards")
+	})
+}

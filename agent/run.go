@@ -303,6 +303,7 @@ func (a *agent) noteFound(found watcher.Found) {
 		a.noteWaiting(w.Name, "not whole", w.Why)
 	}
 	for _, claim := range found.Gone {
+		delete(a.waiting, claim.Name)
 		a.log.Info("patch withdrawn", "patch", claim.Name, "id", claim.ID, "detail", "its file was removed from the patch folder before its turn")
 		a.queue = slices.DeleteFunc(a.queue, func(p *patch) bool {
 			if p.claim.ID != claim.ID {

@@ -1,0 +1,213 @@
+package main
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"patchagent/agent/record"
+)
+
+// The test binary is also the programs that the stories run: the agent itself, and
+// a service for it to supervise.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"patchagent": main, "service": service})
+}
+
+// TestStories runs the stories in testdata/script, each in a folder of its own,
+// with the real program. Beside testscript's own commands they have:
+//
+//	zip ZIP DIR            pack a folder as a zip
+//	drop FILE              put a file into patch/ under another name, then rename it
+//	sum FILE               write FILE.sha256 beside it
+//	outcome PATCH OUTCOME [REASON]   wait for the receipt, and compare
+//	receipts PATCH N       the patch has that many receipts
+//	until FILE REGEXP      wait until the file matches
+//	gone PIDFILE           the process is no longer there
+func TestStories(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"zip": cmdZip, "drop": cmdDrop, "sum": cmdSum, "outcome": cmdOutcome, "receipts": cmdReceipts, "until": cmdUntil, "gone": cmdGone,
+		},
+	})
+}
+
+// service is what the stories' agents supervise. It writes what happens to it to
+// service.log in its working directory: "start N", "told N", "stop", where N is the
+// content of the file "version" then. A version that says "broken" ends at once, one
+// that says "fatal" when it is told.
+func service() {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
+	say := func(what string) {
+		f, err := os.OpenFile("service.log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+		if err == nil {
+			version, _ := os.ReadFile("version")
+			_, err = fmt.Fprintf(f, "%s %s\n", what, strings.TrimSpace(string(version)))
+		}
+		if err != nil {
+			os.Exit(9)
+		}
+		_ = f.Close()
+	}
+	if version, _ := os.ReadFile("version"); strings.Contains(string(version), "broken") {
+		fmt.Println("this version is broken")
+		os.Exit(3)
+	}
+	say("start")
+	for s := range signals {
+		if s == syscall.SIGTERM {
+			say("stop")
+			os.Exit(0)
+		}
+		say("told")
+		if version, _ := os.ReadFile("version"); strings.Contains(string(version), "fatal") {
+			os.Exit(4)
+		}
+	}
+}
+
+func cmdZip(ts *testscript.TestScript, _ bool, args []string) {
+	out, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	w := zip.NewWriter(out)
+	ts.Check(w.AddFS(os.DirFS(ts.MkAbs(args[1]))))
+	ts.Check(errors.Join(w.Close(), out.Close()))
+}
+
+func cmdDrop(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		data, err := os.ReadFile(ts.MkAbs(name))
+		ts.Check(err)
+		hidden := ts.MkAbs(filepath.Join("patch", "."+filepath.Base(name)))
+		ts.Check(os.WriteFile(hidden, data, 0o644))
+		ts.Check(os.Rename(hidden, ts.MkAbs(filepath.Join("patch", filepath.Base(name)))))
+	}
+}
+
+func cmdSum(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		f, err := os.Open(ts.MkAbs(name))
+		ts.Check(err)
+		sum, err := sumLine(f, filepath.Base(name))
+		ts.Check(errors.Join(err, f.Close(), os.WriteFile(ts.MkAbs(name+".sha256"), []byte(sum), 0o644)))
+	}
+}
+
+// patience is how long a story waits for anything.
+const patience = 30 * time.Second
+
+func waitFor(ts *testscript.TestScript, what string, yes func() bool) {
+	if !eventually(context.Background(), yes) {
+		log, _ := os.ReadFile(ts.MkAbs("agent.log"))
+		ts.Fatalf("waited %s for %s; the agent said:\n%s", patience, what, log)
+	}
+}
+
+// eventually asks until the answer is yes, or patience is over.
+func eventually(ctx context.Context, yes func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for !yes() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-again.C:
+		}
+	}
+	return true
+}
+
+func receiptsOf(ts *testscript.TestScript, patch string) []record.Receipt {
+	all, err := record.Read(ts.MkAbs(".patchagent"))
+	ts.Check(err)
+	var own []record.Receipt
+	for _, r := range all {
+		if r.Patch == patch {
+			own = append(own, r)
+		}
+	}
+	return own
+}
+
+func cmdOutcome(ts *testscript.TestScript, _ bool, args []string) {
+	want := strings.Join(args[1:], " ")
+	var r record.Receipt
+	waitFor(ts, "the outcome of "+args[0], func() bool {
+		own := receiptsOf(ts, args[0])
+		if len(own) > 0 {
+			r = own[len(own)-1]
+		}
+		return len(own) > 0
+	})
+	if got := strings.TrimSpace(string(r.Outcome) + " " + string(r.Reason)); got != want {
+		ts.Fatalf("%s: %s (%s), want %s", args[0], got, r.Detail, want)
+	}
+	// The file is put away, and the line is in the log, a moment after the receipt.
+	waitFor(ts, "the end of "+args[0], func() bool {
+		_, err := os.Lstat(ts.MkAbs(filepath.Join(".patchagent/claims", r.ID)))
+		return errors.Is(err, fs.ErrNotExist)
+	})
+	checkOutcomeLine(ts, r)
+}
+
+// checkOutcomeLine sees to it that the log has just one line for the receipt.
+func checkOutcomeLine(ts *testscript.TestScript, r record.Receipt) {
+	message := map[string]string{"applied": "patch applied", "rejected": "patch rejected", "rolled-back": "patch rolled back", "failed": "patch failed"}[string(r.Outcome)]
+	log, err := os.ReadFile(ts.MkAbs("agent.log"))
+	ts.Check(err)
+	lines := 0
+	for line := range bytes.Lines(log) {
+		if bytes.Contains(line, []byte(message)) && bytes.Contains(line, []byte("id="+r.ID)) {
+			lines++
+		}
+	}
+	if lines != 1 {
+		ts.Fatalf("%d lines %q for %s in the log:\n%s", lines, message, r.Patch, log)
+	}
+}
+
+func cmdReceipts(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	if got := len(receiptsOf(ts, args[0])); got != want {
+		ts.Fatalf("%s has %d receipts, want %d", args[0], got, want)
+	}
+}
+
+func cmdUntil(ts *testscript.TestScript, _ bool, args []string) {
+	match := regexp.MustCompile("(?m)" + args[1])
+	waitFor(ts, fmt.Sprintf("%s to match %s", args[0], args[1]), func() bool {
+		data, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && match.Match(data)
+	})
+}
+
+func cmdGone(ts *testscript.TestScript, neg bool, args []string) {
+	data, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	var p struct{ PID int }
+	ts.Check(json.Unmarshal(data, &p))
+	gone := errors.Is(syscall.Kill(p.PID, 0), syscall.ESRCH)
+	if gone == neg {
+		ts.Fatalf("process %d: gone is %v", p.PID, gone)
+	}
+}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"patchagent/agent/config"
 	"patchagent/agent/record"
 )
 
@@ -136,8 +137,15 @@ func eventually(ctx context.Context, yes func() bool) bool {
 	return true
 }
 
+// stateDir is where the story's agent.toml has it.
+func stateDir(ts *testscript.TestScript) string {
+	cfg, err := config.Load(ts.MkAbs("agent.toml"))
+	ts.Check(err)
+	return cfg.State.Dir
+}
+
 func receiptsOf(ts *testscript.TestScript, patch string) []record.Receipt {
-	all, err := record.Read(ts.MkAbs(".patchagent"))
+	all, err := record.Read(stateDir(ts))
 	ts.Check(err)
 	var own []record.Receipt
 	for _, r := range all {
@@ -163,7 +171,7 @@ func cmdOutcome(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	// The file is put away, and the line is in the log, a moment after the receipt.
 	waitFor(ts, "the end of "+args[0], func() bool {
-		_, err := os.Lstat(ts.MkAbs(filepath.Join(".patchagent/claims", r.ID)))
+		_, err := os.Lstat(filepath.Join(stateDir(ts), claimsName, r.ID))
 		return errors.Is(err, fs.ErrNotExist)
 	})
 	checkOutcomeLine(ts, r)
@@ -206,7 +214,8 @@ func cmdGone(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var p struct{ PID int }
 	ts.Check(json.Unmarshal(data, &p))
-	gone := errors.Is(syscall.Kill(p.PID, 0), syscall.ESRCH)
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+	gone := err != nil || bytes.Contains(stat, []byte(") Z ")) // or ended, and not yet reaped by init
 	if gone == neg {
 		ts.Fatalf("process %d: gone is %v", p.PID, gone)
 	}

@@ -100,16 +100,19 @@ func serve(ctx context.Context, a *agent, sink *logSink) error {
 	return nil
 }
 
-// makeFolders creates the patch folder and the state folder if they are missing,
-// and refuses those that others could write to.
+// makeFolders refuses folders that others could write to, and creates the patch
+// folder and the state folder if they are missing.
 func makeFolders(cfg *config.Config) error {
+	if err := cfg.CheckFolders(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(cfg.Patch.Dir, 0o755); err != nil {
 		return fmt.Errorf("cannot create patch.dir: %w", err)
 	}
 	if err := os.MkdirAll(cfg.State.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot create state.dir: %w", err)
 	}
-	return cfg.CheckFolders()
+	return nil
 }
 
 // openState opens everything in the state folder; the lock comes first.

@@ -37,9 +37,14 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	t := c.Target
 	check("target.root", t.Root, needDir("target.root", t.Root))
 	check("target.dir", t.WorkDir(), needDir("target.dir", t.WorkDir()))
-	check("target.command", strings.Join(t.Command, " "), t.findCommand(t.Command))
-	check("target.reload.exec", strings.Join(t.Reload.Exec, " "), t.findCommand(t.Reload.Exec))
-	check("target.ready.exec", strings.Join(t.Ready.Exec, " "), t.findCommand(t.Ready.Exec))
+	for _, c := range []struct {
+		key  string
+		argv []string
+	}{{"target.command", t.Command}, {"target.reload.exec", t.Reload.Exec}, {"target.ready.exec", t.Ready.Exec}} {
+		if len(c.argv) > 0 {
+			check(c.key, strings.Join(c.argv, " "), t.findCommand(c.argv))
+		}
+	}
 	if t.User != "" {
 		_, err := user.Lookup(t.User)
 		if err == nil && os.Getuid() > 0 {
@@ -121,9 +126,6 @@ func canMake(path string) error {
 // findCommand says whether the program is there and can be executed, as the
 // process will look for it; a relative name with a slash starts at WorkDir.
 func (t Target) findCommand(argv []string) error {
-	if len(argv) == 0 {
-		return nil
-	}
 	name := argv[0]
 	if strings.Contains(name, "/") && !filepath.IsAbs(name) {
 		name = filepath.Join(t.WorkDir(), name)

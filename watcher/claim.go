@@ -11,6 +11,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,19 +49,18 @@ type Claim struct {
 
 // record is claim.json.
 type record struct {
-	ID       string   `json:"id"`
-	Name     string   `json:"name"`
-	Dev      uint64   `json:"dev"`
-	Ino      uint64   `json:"ino"`
-	Size     int64    `json:"size"`
-	MtimeNS  int64    `json:"mtime_ns"`
-	SHA256   string   `json:"sha256"`
-	CRC32    uint32   `json:"crc32"`
-	Attempts int      `json:"attempts"`
-	Place    string   `json:"place,omitempty"`
-	Reject   string   `json:"reject,omitempty"` // the code of a drop that is given up
-	Why      string   `json:"why,omitempty"`
-	Sidecars []string `json:"sidecars,omitempty"`
+	ID       string `json:"id"`
+	Name     string `json:"name"`
+	Dev      uint64 `json:"dev"`
+	Ino      uint64 `json:"ino"`
+	Size     int64  `json:"size"`
+	MtimeNS  int64  `json:"mtime_ns"`
+	SHA256   string `json:"sha256"`
+	CRC32    uint32 `json:"crc32"`
+	Attempts int    `json:"attempts"`
+	Place    string `json:"place,omitempty"`
+	Reject   string `json:"reject,omitempty"` // the code of a drop that is given up
+	Why      string `json:"why,omitempty"`
 }
 
 // identity tells a file from every other that has had its name.
@@ -72,7 +72,6 @@ type identity struct {
 
 // newClaim makes a claim's folder. Its id begins with the time, so that ids sort.
 func (f *Folder) newClaim(name string, id identity, sidecars Sidecars) (*Claim, error) {
-	f.ordinal++
 	unique := make([]byte, 4)
 	_, _ = rand.Read(unique) // never fails
 	c := &Claim{
@@ -83,11 +82,11 @@ func (f *Folder) newClaim(name string, id identity, sidecars Sidecars) (*Claim, 
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, err
 	}
-	for ending, content := range sidecars.own() {
+	for file, content := range sidecars.kept() {
 		if *content == nil {
 			continue
 		}
-		if err := os.WriteFile(filepath.Join(c.dir, "package.zip"+ending), *content, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(c.dir, file), *content, 0o600); err != nil {
 			return nil, errors.Join(err, os.RemoveAll(c.dir))
 		}
 	}
@@ -173,8 +172,8 @@ func (f *Folder) giveUp(name string, id identity, sidecars Sidecars, v verdict) 
 func (c *Claim) Open() (*os.File, error) { return os.Open(filepath.Join(c.dir, packageName)) }
 
 // Save writes the claim's record. A record that is lost in a power loss does no
-// harm, the drop is claimed again from its file; with durable set it, and the copy,
-// is on the disk when Save returns nil.
+// harm, the drop is claimed again from its file; with durable set it, the copy
+// and the sidecars are on the disk when Save returns nil.
 func (c *Claim) Save(durable bool) (err error) {
 	if c.dir == "" {
 		return nil
@@ -195,8 +194,8 @@ func (c *Claim) Save(durable bool) (err error) {
 		return err
 	}
 	if durable {
-		for _, p := range []string{filepath.Join(c.dir, packageName), path + ".new"} {
-			if err := syncPath(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		for _, p := range append(slices.Collect(maps.Keys(c.Sidecars.kept())), packageName, recordName+".new") {
+			if err := syncPath(filepath.Join(c.dir, p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -257,8 +256,8 @@ func load(dir string) (*Claim, error) {
 		ID: r.ID, Name: r.Name, CRC32: r.CRC32, Size: r.Size, Attempts: r.Attempts, dir: dir, place: r.Place,
 		id: identity{dev: r.Dev, ino: r.Ino, size: r.Size, mtime: r.MtimeNS}, decided: r.Place != "",
 	}
-	for ending, content := range c.Sidecars.own() {
-		if *content, err = os.ReadFile(filepath.Join(dir, packageName+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for file, content := range c.Sidecars.kept() {
+		if *content, err = os.ReadFile(filepath.Join(dir, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
@@ -298,15 +297,21 @@ func (c *Claim) isOriginal(file *os.File, id identity) bool {
 	}
 	same := c.id
 	same.mtime = id.mtime
-	if id != same || c.Reject != nil {
-		return false
-	}
-	sum, err := sumOf(io.NewSectionReader(file, 0, id.size))
-	if err != nil || sum != c.SHA256 {
+	if id != same || !c.hasBytes(file) {
 		return false
 	}
 	c.id = id
 	return true
+}
+
+// hasBytes says whether a file holds what was claimed.
+func (c *Claim) hasBytes(file *os.File) bool {
+	info, err := file.Stat()
+	if err != nil || c.Reject != nil || info.Size() != c.Size {
+		return false
+	}
+	sum, err := sumOf(io.NewSectionReader(file, 0, c.Size))
+	return err == nil && sum == c.SHA256
 }
 
 // Release removes the private copy: the drop has its receipt and its place.

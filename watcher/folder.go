@@ -1,6 +1,7 @@
 package watcher
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,10 +47,9 @@ type Options struct {
 
 // Folder is the patch folder. Only one goroutine may use it.
 type Folder struct {
-	opts    Options
-	seen    map[string]*history // drops that are waited for, by name
-	claims  map[string]*Claim   // by id
-	ordinal int                 // makes ids unique within a moment
+	opts   Options
+	seen   map[string]*history // drops that are waited for, by name
+	claims map[string]*Claim   // by id
 }
 
 // history is what is remembered of a drop between two looks.
@@ -212,9 +212,12 @@ func (f *Folder) look(ctx context.Context, dir *os.File, name string, beside *si
 	s.quiet = now.Sub(h.changed)
 	f.examine(ctx, file, h, &s)
 	s.checksum, s.signature = f.besideOf(name, sidecars, fresh)
+	if s.writer != WriterOpen && s.shape >= Whole && f.outlived(file, name, sidecars) {
+		s.checksum = unfinished
+	}
 
 	v := decide(s)
-	soon := s.writer != WriterNone
+	soon := s.writer != WriterNone || fresh.written
 	if v.take {
 		claim, err := f.claim(ctx, file, name, id, sidecars)
 		if err == nil {
@@ -264,6 +267,25 @@ func (f *Folder) examine(ctx context.Context, file *os.File, h *history, s *sigh
 	}
 }
 
+// outlived says whether a sidecar is still that of an earlier drop of the same name,
+// with other bytes, that is not put away yet: then the drop's own is still to come.
+func (f *Folder) outlived(file *os.File, name string, now Sidecars) bool {
+	for _, c := range f.claims {
+		if c.Name != name || c.Reject != nil {
+			continue
+		}
+		claimed, same := c.Sidecars.own(), false
+		for ending, content := range now.own() {
+			same = same || *content != nil && bytes.Equal(*content, *claimed[ending])
+		}
+		if same && !c.hasBytes(file) {
+			return true
+		}
+	}
+	return false
+}
+
+// besideOf says what state the sidecars are in.
 func (f *Folder) besideOf(name string, sidecars Sidecars, fresh freshness) (checksum, signature presence) {
 	found, torn := f.opts.Vouched(name, sidecars)
 	switch {

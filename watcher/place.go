@@ -28,14 +28,27 @@ func (d Destination) name(n int, name string) string {
 	if d.Applied {
 		folder, name = appliedName, fmt.Sprintf("%d_%s", d.Build, name)
 	}
-	if n > 1 {
-		ending := filepath.Ext(name)
-		name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(name, ending), n, ending)
-	}
-	return filepath.Join(folder, name)
+	return filepath.Join(folder, numbered(n, name))
 }
 
 const reasonEnding = ".reason.txt"
+
+// maxName is what a name may have for the reason's file to have room beside it.
+const maxName = 255 - len(reasonEnding)
+
+// numbered is the n-th try at a name: -2, -3 ... before its ending, and cut short
+// where it has grown too long for a file system.
+func numbered(n int, name string) string {
+	ending := filepath.Ext(name)
+	stem := strings.TrimSuffix(name, ending)
+	if n > 1 {
+		ending = fmt.Sprintf("-%d%s", n, ending)
+	}
+	if room := maxName - len(ending); len(stem) > room {
+		stem = strings.ToValidUTF8(stem[:room], "")
+	}
+	return stem + ending
+}
 
 // Place puts the drop away with its sidecars, and the reason beside it if it was
 // not applied, and returns where it is. It moves the original if it is still the
@@ -105,34 +118,36 @@ func (p *placer) place() (string, error) {
 // catch gives the original a name that nobody else uses. A file that was renamed
 // over it in the same instant is caught too; it goes back.
 func (p *placer) catch() (bool, error) {
-	if _, err := os.Lstat(p.caught()); err == nil {
-		return true, nil // an earlier Place came this far
-	}
-	if !p.isOurs(p.in(p.c.Name)) {
-		return false, nil
-	}
-	if err := renameNew(p.in(p.c.Name), p.caught()); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
+	if isFree(p.caught()) { // or an earlier Place came this far
+		if !p.isOurs(p.in(p.c.Name)) {
 			return false, nil
 		}
-		return false, err
+		if err := renameNew(p.in(p.c.Name), p.caught()); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return false, nil
+			}
+			return false, err
+		}
 	}
-	if p.isOurs(p.caught()) {
+	if p.isOurs(p.caught()) || p.isCopy(p.caught()) {
 		return true, nil
 	}
 	for n := 1; ; n++ {
-		name := p.c.Name
-		if n > 1 {
-			ending := filepath.Ext(name)
-			name = fmt.Sprintf("%s-%d%s", strings.TrimSuffix(name, ending), n, ending)
-		}
-		if err := renameNew(p.caught(), p.in(name)); !errors.Is(err, fs.ErrExist) {
+		if err := renameNew(p.caught(), p.in(numbered(n, p.c.Name))); !errors.Is(err, fs.ErrExist) {
 			return false, err
 		}
 	}
 }
 
-func (p *placer) isOurs(path string) bool {
+// isOurs says whether it is the file that was claimed.
+func (p *placer) isOurs(path string) bool { return p.look(path, p.c.isOriginal) }
+
+// isCopy says whether it holds what was claimed, as the private copy does.
+func (p *placer) isCopy(path string) bool {
+	return p.look(path, func(file *os.File, _ identity) bool { return p.c.hasBytes(file) })
+}
+
+func (p *placer) look(path string, is func(*os.File, identity) bool) bool {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return false
@@ -143,22 +158,14 @@ func (p *placer) isOurs(path string) bool {
 		return false
 	}
 	defer file.Close()
-	return p.c.isOriginal(file, id)
+	return is(file, id)
 }
 
 // isThere says whether an earlier Place has already put it where it belongs. A
 // drop that was given up has no copy, so if its file is gone that is all.
 func (p *placer) isThere() (bool, error) {
-	if p.c.place != "" && p.isOurs(p.in(p.c.place)) {
+	if p.c.place != "" && (p.isOurs(p.in(p.c.place)) || p.isCopy(p.in(p.c.place))) {
 		return true, nil
-	}
-	if p.c.place != "" && p.c.Reject == nil {
-		file, err := os.Open(p.in(p.c.place))
-		if err == nil {
-			defer file.Close()
-			sum, err := sumOf(file)
-			return err == nil && sum == p.c.SHA256, err
-		}
 	}
 	if p.c.Reject != nil && p.c.place == "" {
 		return true, p.choose() // only the reason is left to be told
@@ -190,16 +197,19 @@ func (p *placer) copyOut() (err error) {
 func (p *placer) choose() error {
 	for n := 1; ; n++ {
 		name := p.to.name(n, p.c.Name)
-		if isFree(p.in(name)) && isFree(p.in(name)+reasonEnding) {
-			p.c.place = name
-			return p.c.Save(false)
+		if !isFree(p.in(name)) || !isFree(p.in(name)+reasonEnding) {
+			continue
 		}
+		p.c.place = name
+		return p.c.Save(false)
 	}
 }
 
+// isFree says whether nothing is there. What cannot be known counts as free: using
+// the name then says why.
 func isFree(path string) bool {
 	_, err := os.Lstat(path)
-	return errors.Is(err, fs.ErrNotExist)
+	return err != nil
 }
 
 // moveIn moves what was caught to its place.
@@ -218,16 +228,27 @@ func (p *placer) moveIn() error {
 	}
 }
 
-// sidecars moves the drop's own sidecars along, unless they have changed, and so
-// belong to a new drop of the same name; then copies of those that were claimed are
-// put there.
+// sidecars moves the drop's own sidecars along: those that were claimed, and those
+// that came later. What has changed since belongs to a new drop of the same name,
+// which may be still to come, and so does what a new drop with the same bytes needs;
+// then copies of those that were claimed are put there.
 func (p *placer) sidecars(path string) error {
+	dir, err := openFolder(p.f.opts.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	beside := sidecarReader{dir: dir}
 	newDrop := !isFree(p.in(p.c.Name))
+	sameAgain := newDrop && p.isCopy(p.in(p.c.Name))
 	for ending, claimed := range p.c.Sidecars.own() {
-		beside := p.in(p.c.Name + ending)
-		now, err := os.ReadFile(beside)
-		if err == nil && (!newDrop || bytes.Equal(now, *claimed)) {
-			if err := os.Rename(beside, path+ending); err != nil {
+		now, _ := beside.one(p.c.Name + ending)
+		moves := !newDrop && isFree(path+ending)
+		if *claimed != nil {
+			moves = !sameAgain && bytes.Equal(now, *claimed)
+		}
+		if now != nil && moves {
+			if err := os.Rename(p.in(p.c.Name+ending), path+ending); err != nil {
 				return err
 			}
 			continue

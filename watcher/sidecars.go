@@ -17,6 +17,12 @@ type Sidecars struct {
 	Minisig   []byte // NAME.zip.minisig
 }
 
+// Names of the lists.
+const (
+	listName      = "SHA256SUMS"
+	checksumsName = "checksums.txt"
+)
+
 // maxSidecar bounds what is read of one: a list of some ten thousand names.
 const maxSidecar = 1 << 20
 
@@ -24,6 +30,16 @@ const maxSidecar = 1 << 20
 // and where their contents go.
 func (s *Sidecars) own() map[string]*[]byte {
 	return map[string]*[]byte{".sha256": &s.SHA256, ".crc32": &s.CRC32, ".minisig": &s.Minisig}
+}
+
+// kept are the files in a claim's folder that hold the sidecars, and where their
+// contents go: those of the drop, and the lists as they were.
+func (s *Sidecars) kept() map[string]*[]byte {
+	files := map[string]*[]byte{listName: &s.List, checksumsName: &s.Checksums}
+	for ending, content := range s.own() {
+		files[packageName+ending] = content
+	}
+	return files
 }
 
 // freshness says what matters of the sidecars' state beside their content.
@@ -43,8 +59,8 @@ type sidecarReader struct {
 func (r *sidecarReader) read(name string) (Sidecars, freshness) {
 	if !r.read1 {
 		var w1, w2 bool
-		r.list, w1 = r.one("SHA256SUMS")
-		r.sums, w2 = r.one("checksums.txt")
+		r.list, w1 = r.one(listName)
+		r.sums, w2 = r.one(checksumsName)
 		r.read1, r.listWritten = true, w1 || w2
 	}
 	s := Sidecars{List: r.list, Checksums: r.sums}

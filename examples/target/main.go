@@ -3,6 +3,8 @@
 //
 //	{"job": "count sheep"}
 //
+// and which is nothing where that file is missing.
+//
 // Over HTTP on loopback, / answers both in one line and /healthz answers ok. On
 // SIGHUP it reads the job again; a job that cannot be read leaves the old one. On
 // SIGTERM it lets requests finish and ends.
@@ -14,6 +16,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -79,6 +82,9 @@ func run(listen string) error {
 
 func readJob() (string, error) {
 	data, err := os.ReadFile(jobFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "nothing", nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("cannot read the job: %w", err)
 	}

@@ -149,6 +149,9 @@ func readEnd(r io.ReaderAt, size int64) (e end, unfinished bool, err error) {
 	record := tail[found[0]:]
 	e.at = from + int64(found[0])
 	e.entries, e.size, e.offset = uint64(le16(record[10:])), int64(le32(record[12:])), int64(le32(record[16:]))
+	if e.at > 0 && (e.entries == 0 || e.size == 0 || e.offset == 0) && e.offset+e.size != e.at {
+		return e, true, notAllThere("its end record is not written yet")
+	}
 	if le16(record[4:]) != 0 && le16(record[4:]) != full16 || le16(record[6:]) != 0 && le16(record[6:]) != full16 || le16(record[8:]) != le16(record[10:]) {
 		return e, false, bad("it is one part of several")
 	}

@@ -127,7 +127,9 @@ func Open(r io.ReaderAt, size int64, limits Limits) (*Package, error) {
 func (p *Package) read() error {
 	byName := make(map[string]*entry, len(p.entries))
 	for _, e := range p.entries {
-		byName[e.name] = e
+		if !e.dir {
+			byName[e.name] = e
+		}
 	}
 	prefix := ""
 	doc, nested := byName["manifest.json"], byName["patch/manifest.json"]
@@ -166,7 +168,7 @@ func (p *Package) find(it *Item, prefix string, byName map[string]*entry) error 
 	}
 	it.Payload = prefix + it.Payload
 	e := byName[it.Payload]
-	if e == nil || e.dir {
+	if e == nil {
 		return reason.Errorf(reason.PayloadMissing, "the manifest lists %s, and %s is not in the zip", it.Path, it.Payload)
 	}
 	if p.Manifest.Schema >= 2 && it.Size != e.size {

@@ -1,0 +1,112 @@
+package manifest
+
+import (
+	"archive/zip"
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What is accepted, another reader of zips reads too, with the same names and
+// the same bytes.
+func FuzzOpen(f *testing.F) {
+	f.Add(doc(crlfDoc, payloads()...).bytes())
+	f.Add(with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 16; p.method = methodDeflate }).bytes())
+	for _, c := range append(containers(), names()...) {
+		f.Add(c.m.bytes())
+	}
+	limits := Limits{MaxSize: 1 << 20, MaxUnpacked: 1 << 20, MaxFiles: 100}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, _, err := openAll(data, limits)
+		if err != nil {
+			return
+		}
+		z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatalf("archive/zip: %v", err)
+		}
+		if len(z.File) != len(p.entries) {
+			t.Fatalf("archive/zip sees %d entries, we %d", len(z.File), len(p.entries))
+		}
+		for i, other := range z.File {
+			e := p.entries[i]
+			if strings.TrimSuffix(other.Name, "/") != e.name || other.UncompressedSize64 != uint64(e.size) {
+				t.Fatalf("archive/zip sees %q, we %q", other.Name, e.name)
+			}
+			if e.dir || e.method == methodZstd {
+				continue
+			}
+			r, err := other.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			theirs, err := io.ReadAll(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ours, err := p.readAll(e); err != nil || !bytes.Equal(ours, theirs) {
+				t.Fatalf("%s: other bytes (%v)", e.name, err)
+			}
+		}
+	})
+}
+
+// The places of an accepted manifest are plain paths below the root, and no place
+// is named twice but to be deleted and new.
+func FuzzDocument(f *testing.F) {
+	f.Add([]byte(crlfDoc))
+	for _, c := range documents() {
+		if len(c.m.parts) > 0 {
+			f.Add([]byte(c.m.parts[0].data))
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var notes []string
+		m, items, err := parseDocument(data, &notes)
+		if err != nil {
+			return
+		}
+		if m.Build < 0 || m.Schema < 1 || m.Schema > newestSchema {
+			t.Fatalf("%+v", m)
+		}
+		seen := map[string]Op{}
+		for _, it := range items {
+			if !fs.ValidPath(it.Path) || !filepath.IsLocal(it.Path) || it.Path == "." {
+				t.Fatalf("the place %q", it.Path)
+			}
+			if first, twice := seen[it.Path]; twice && (first != Delete || it.Op != New) {
+				t.Fatalf("%q twice", it.Path)
+			}
+			seen[it.Path] = it.Op
+		}
+	})
+}
+
+// A checksum line that is made for a file is found and matches, and one that is
+// changed in a digit does not, whatever the file is called.
+func FuzzSidecar(f *testing.F) {
+	f.Add("a.zip", []byte("content"), uint8(3))
+	f.Add(" odd *name.zip", []byte{}, uint8(63))
+	f.Fuzz(func(t *testing.T, name string, content []byte, at uint8) {
+		got, err := Sum(bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		line := fmt.Sprintf("%x  x.zip\n", got.SHA256)
+		if found, err := (Sidecars{SHA256: []byte(line)}).Check(name, got); !found || err != nil {
+			t.Fatalf("%v, %v", found, err)
+		}
+		changed := []byte(line)
+		i := int(at) % 64
+		changed[i] = map[bool]byte{true: '1', false: '0'}[changed[i] == '0']
+		if _, err := (Sidecars{SHA256: changed}).Check(name, got); err == nil {
+			t.Fatalf("%q is taken for %q", changed, line)
+		}
+		// Whatever is in a list, it does no harm.
+		_, _ = Sidecars{List: content, Checksums: content, SHA256: content, CRC32: content}.Check(name, got)
+	})
+}

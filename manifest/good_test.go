@@ -1,0 +1,225 @@
+package manifest
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const crlfDoc = "{\r\n\t\"justres\": true,\r\n\t\"region\": \"r\", \"build\": \"00300\",\r\n" +
+	"\t\"newfiles\": [{\"name\": \"abc.py\", \"path\": \"/work/api/\"}, {\"name\": \"sub/deep.txt\", \"path\": \"/\"}],\r\n" +
+	"\t\"modfiles\": [{\"name\": \"abc.txt\", \"path\": \"work\"}, {\"name\": \"abc.txt\", \"path\": \"/other//place\"}],\r\n" +
+	"\t\"delfiles\": [{\"name\": \"lib.txt\", \"path\": \"/work/libs/\"}, {\"name\": \"abc.py\", \"path\": \"work/api\"}]\r\n}\r\n"
+
+var crlfItems = map[string]string{
+	"delete work/libs/lib.txt": "", "delete work/api/abc.py": "", "modify work/abc.txt": "payload", "modify other/place/abc.txt": "payload",
+	"new work/api/abc.py": "payload", "new sub/deep.txt": "payload",
+}
+
+// under puts everything into one folder.
+func under(dir string, m maker) maker {
+	for i := range m.parts {
+		m.parts[i].name = dir + m.parts[i].name
+	}
+	return m
+}
+
+func payloads() []string { return []string{"new/abc.py", "new/sub/deep.txt", "mod/abc.txt"} }
+
+// with sets all entries but the first to be written in another way.
+func with(m maker, change func(p *part)) maker {
+	for i := range m.parts {
+		change(&m.parts[i])
+	}
+	return m
+}
+
+func TestGoodContainers(t *testing.T) {
+	for name, m := range map[string]maker{
+		"plain":                  doc(crlfDoc, payloads()...),
+		"in a folder":            under("patch/", doc(crlfDoc, payloads()...)),
+		"with a BOM":             doc("\ufeff"+crlfDoc, payloads()...),
+		"with folders":           {parts: append([]part{{name: "new/"}, {name: "new/sub/", mode: 0o040755}, {name: "del/"}}, doc(crlfDoc, payloads()...).parts...)},
+		"with a comment":         {parts: doc(crlfDoc, payloads()...).parts, comment: "made by hand"},
+		"with zip64 records":     {parts: doc(crlfDoc, payloads()...).parts, zip64: true},
+		"deflated":               with(doc(crlfDoc, payloads()...), func(p *part) { p.method = methodDeflate }),
+		"zstd":                   with(doc(crlfDoc, payloads()...), func(p *part) { p.method = methodZstd }),
+		"descriptors, bare":      with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 12 }),
+		"descriptors, signed":    with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 16 }),
+		"descriptors, long":      with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 20 }),
+		"descriptors, long, sig": with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 24 }),
+		"UTF-8 flag":             with(doc(crlfDoc, payloads()...), func(p *part) { p.flags = 1 << 11 }),
+		"Unicode Path fields":    with(doc(crlfDoc, payloads()...), func(p *part) { p.extra = unicodePath(p.name, p.name) }),
+		"made on Unix":           with(doc(crlfDoc, payloads()...), func(p *part) { p.mode = 0o100644 }),
+		"zip64 sizes": with(doc(crlfDoc, payloads()...), func(p *part) {
+			p.extra = make([]byte, 4+16)
+			put16(p.extra, 0, extraZip64)
+			put16(p.extra, 2, 16)
+			put64(p.extra, 4, uint64(len(p.data)))
+			put64(p.extra, 12, uint64(len(compress(p.method, p.data))))
+			p.central = func(h []byte) { put32(h, 20, full32); put32(h, 24, full32) }
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := m.bytes()
+			p, got, err := openAll(data, Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(crlfItems, got); diff != "" {
+				t.Error(diff)
+			}
+			if m := p.Manifest; !m.Warm || m.Build != 300 || m.Region != "r" || m.Schema != 1 {
+				t.Errorf("%+v", m)
+			}
+			if ops := p.Items(); ops[0].Op != Delete || ops[2].Op != Modify || ops[5].Op != New {
+				t.Errorf("out of order: %v", ops)
+			}
+			if shape, err := Examine(bytes.NewReader(data), int64(len(data)), Limits{}); shape != Whole {
+				t.Errorf("it looks %s: %v", shape, err)
+			}
+		})
+	}
+}
+
+func TestModes(t *testing.T) {
+	for _, c := range []struct{ unix, want uint32 }{{0, 0o644}, {0o100755, 0o755}, {0o104755, 0o755}, {0o600, 0o600}, {0o100000, 0o644}} {
+		p, _, err := openAll(plain(part{mode: c.unix}).bytes(), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := uint32(p.Items()[0].ZipMode); got != c.want {
+			t.Errorf("%o: %o, want %o", c.unix, got, c.want)
+		}
+		if dropped := strings.Contains(strings.Join(p.Notes, ""), "set-id"); dropped != (c.unix&0o7000 != 0) {
+			t.Errorf("%o: notes %q", c.unix, p.Notes)
+		}
+	}
+}
+
+func TestUnlistedIsNoted(t *testing.T) {
+	m := doc(`{"region": "r", "build": 1, "author": "me"}`, "new/a", "readme.txt", "del/old")
+	p, got, err := openAll(m.bytes(), Limits{})
+	if err != nil || len(got) != 0 {
+		t.Fatal(got, err)
+	}
+	if len(p.Notes) != 3 {
+		t.Errorf("notes: %q", p.Notes)
+	}
+}
+
+func TestSchema2(t *testing.T) {
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("payload")))
+	m := doc(fmt.Sprintf(`{"schema": 2, "region": "r", "build": 300, "product": "shop", "requires": 200, "expires": "2030-01-31T00:00:00Z",
+		"description": "words", "newfiles": [{"name": "tool", "path": "/bin", "sha256": %q, "size": 7, "mode": "0750", "source": "t/ool"}],
+		"delfiles": [{"name": "x", "path": "", "was": %q}]}`, strings.ToUpper(sum), sum), "new/t/ool")
+	data := m.bytes()
+	p, got, err := openAll(data, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"new bin/tool": "payload", "delete x": ""}, got); diff != "" {
+		t.Error(diff)
+	}
+	it := p.Items()[1]
+	if !it.ModeSet || it.Mode != 0o750 || it.SHA256 != sum || p.Items()[0].Was != sum || *p.Manifest.Requires != 200 || p.Manifest.Expires.Year() != 2030 {
+		t.Errorf("%+v, %+v", it, p.Manifest)
+	}
+	if shape, _ := Examine(bytes.NewReader(data), int64(len(data)), Limits{}); shape != WholeWithDigests {
+		t.Errorf("it looks %s", shape)
+	}
+}
+
+// What ordinary programs make is accepted.
+func TestMadeByPrograms(t *testing.T) {
+	const python = `import os, sys, zipfile
+with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as z:
+    for d, _, fs in os.walk("patch"):
+        for f in fs: z.write(os.path.join(d, f))`
+	for name, c := range map[string][]string{
+		"zip":     {"zip", "-qr", "OUT", "patch"},
+		"zip -X0": {"zip", "-qrX0", "OUT", "patch"},
+		"zip fd":  {"sh", "-c", "zip -qr - patch | cat >OUT"},
+		"python3": {"python3", "-c", python, "OUT"},
+		"jar":     {"jar", "-c", "-M", "-f", "OUT", "patch"},
+		"7z":      {"7z", "a", "-bd", "-tzip", "OUT", "patch"},
+		"bsdtar":  {"bsdtar", "--format", "zip", "-cf", "OUT", "patch"},
+		"go":      nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, content := range map[string]string{"manifest.json": crlfDoc, "new/abc.py": "payload", "new/sub/deep.txt": "payload", "mod/abc.txt": "payload", "del/.keep": "", "mod/\u00fcnlisted": ""} {
+				path := filepath.Join(dir, "patch", file)
+				if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, []byte(content), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			}
+			data := pack(t, dir, c)
+			_, got, err := openAll(data, Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(crlfItems, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func pack(t *testing.T, dir string, command []string) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "out.zip")
+	if command == nil {
+		var buf bytes.Buffer
+		w := zip.NewWriter(&buf)
+		if err := w.AddFS(os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return buf.Bytes()
+	}
+	if _, err := exec.LookPath(command[0]); err != nil {
+		t.Skip(command[0], "is not installed")
+	}
+	var args []string
+	for _, a := range command {
+		args = append(args, strings.ReplaceAll(a, "OUT", out))
+	}
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "LC_ALL=C.UTF-8")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestVerifyEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	data := plain(part{}).bytes()
+	p, err := Open(bytes.NewReader(data), int64(len(data)), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Verify(ctx); err != context.Canceled {
+		t.Errorf("%v", err)
+	}
+}

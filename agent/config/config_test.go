@@ -1,0 +1,330 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const base = "region = \"r\"\n[target]\ncommand = [\"app\"]\n"
+
+// loadText loads a file with that text in a folder of its own.
+func loadText(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "agent.toml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return Load(path)
+}
+
+// assignment is TOML for a key under its section.
+func assignment(key, value string) string {
+	i := strings.LastIndexByte(key, '.')
+	if i < 0 {
+		return fmt.Sprintf("%s = %s\n", key, value)
+	}
+	return fmt.Sprintf("[%s]\n%s = %s\n", key[:i], key[i+1:], value)
+}
+
+// without is a sound configuration that leaves the key to be set.
+func without(key, value string) string {
+	text := ""
+	if key != "region" {
+		text = "region = \"r\"\n"
+	}
+	if !strings.Contains(key, ".") {
+		return text + assignment(key, value) + "[target]\ncommand = [\"app\"]\n"
+	}
+	if section, name, _ := strings.Cut(key, "."); section == "target" && !strings.Contains(name, ".") {
+		if name != "command" {
+			return text + "[target]\ncommand = [\"app\"]\n" + name + " = " + value + "\n"
+		}
+		return text + assignment(key, value)
+	}
+	return text + "[target]\ncommand = [\"app\"]\n" + assignment(key, value)
+}
+
+func problems(t *testing.T, err error) []Problem {
+	t.Helper()
+	e, ok := err.(*Error)
+	if !ok {
+		t.Fatalf("%v is not an *Error", err)
+	}
+	return e.Problems
+}
+
+// Every key refuses a value of the wrong type, with its line and its name.
+func TestWrongTypes(t *testing.T) {
+	for _, f := range Default().fields() {
+		wrong := "{ a = 1 }"
+		if _, isTable := f.value.(*map[string]string); isTable {
+			wrong = "3"
+		}
+		text := without(f.key, wrong)
+		_, err := loadText(t, text)
+		if err == nil {
+			t.Errorf("%s accepts %s", f.key, wrong)
+			continue
+		}
+		ok := false
+		for _, p := range problems(t, err) {
+			line := strings.Split(text, "\n")[max(0, p.Line-1)]
+			ok = ok || strings.HasPrefix(p.Key, f.key) && p.Line > 0 && strings.Contains(line, f.key[strings.LastIndexByte(f.key, '.')+1:]+" =")
+		}
+		if !ok {
+			t.Errorf("%s = %s: %v", f.key, wrong, err)
+		}
+	}
+}
+
+// Durations and sizes need their unit.
+func TestBareNumbers(t *testing.T) {
+	for _, f := range Default().fields() {
+		for _, bare := range []string{"5", "5.5", `"5"`, `"-5s"`, `"5 parsecs"`} {
+			var hint string
+			switch f.value.(type) {
+			case *Duration:
+				hint = `"5s"`
+			case *Size:
+				hint = `"64MiB"`
+			default:
+				continue
+			}
+			_, err := loadText(t, without(f.key, bare))
+			if err == nil || !strings.Contains(err.Error(), f.key) || !strings.Contains(err.Error(), hint) {
+				t.Errorf("%s = %s: %v", f.key, bare, err)
+			}
+		}
+	}
+}
+
+// A key that is one letter off is refused with the right one, whatever its case.
+func TestNearestKey(t *testing.T) {
+	for _, f := range Default().fields() {
+		for _, wrong := range []string{f.key + "s", strings.ToUpper(f.key)} {
+			i := strings.LastIndexByte(f.key, '.')
+			wrong = f.key[:i+1] + wrong[i+1:]
+			text := without(wrong, `"x"`)
+			if !strings.Contains(f.key, ".") {
+				text = base[:strings.IndexByte(base, '[')] + assignment(wrong, `"x"`) + base[strings.IndexByte(base, '['):]
+			}
+			_, err := loadText(t, text)
+			if err == nil || !strings.Contains(err.Error(), wrong+": there is no such key; did you mean "+f.key+"?") {
+				t.Errorf("%s: %v", wrong, err)
+			}
+		}
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range []struct{ text, says string }{
+		{"", "region: must be set"},
+		{"", "target.command: must be set"},
+		{"region = \"r\"\nx", "agent.toml:2: "},
+		{"region = \"r\"\nregion = \"q\"\n", "agent.toml:2: "},
+		{base + "[tarlet]\nroot = \"x\"\n", "tarlet: there is no such key; did you mean [target]?"},
+		{base + "[target.redy]\ndelay = \"1s\"\n", "target.redy: there is no such key; did you mean [target.ready]?"},
+		{base + "[patch]\nroot = \"x\"\n", "patch.root: there is no such key; did you mean target.root?"},
+		{"patch = 3\n" + base, "patch: is a section; write [patch]"},
+		{without("build", "-1"), "build: must not be negative"},
+		{without("patch.mode", `"sometimes"`), `patch.mode: is "sometimes"; it must be one of auto, manual`},
+		{without("verify.require", `"hope"`), "verify.require: is \"hope\""},
+		{without("log.level", `"loud"`), "log.level: is \"loud\""},
+		{without("log.format", `"xml"`), "log.format: is \"xml\""},
+		{without("log.max_size", `"1KiB"`), "log.max_size: is 1KiB; it must be at least 1MiB"},
+		{without("target.restart", `"maybe"`), "target.restart: is \"maybe\""},
+		{without("target.stop_signal", `"SIGNONE"`), `"SIGNONE" is not the name of a signal`},
+		{without("target.command", `[]`), "target.command: must be set"},
+		{without("target.command", `["a", 3]`), "has a bare number at place 2"},
+		{without("target.command", `[""]`), "target.command: must be set"},
+		{without("target.env", `{ "A=B" = "x" }`), `"A=B" is not the name of an environment variable`},
+		{without("target.env", `{ A = 1 }`), "has a bare number for A"},
+		{without("target.protect", `["/etc/**"]`), `"/etc/**" is not a pattern relative to target.root`},
+		{without("target.protect", `["[x"]`), "is not a pattern"},
+		{without("target.reload.http", `"ftp://x"`), `"ftp://x" is not an address`},
+		{without("target.reload.http", `"unix:run.sock:/x"`), "is not an address"},
+		{without("target.ready.tcp", `"8080"`), `"8080" is not an address`},
+		{without("target.ready.exec", `[""]`), "begins with an empty string"},
+		{without("patch.poll", `"1ms"`), "patch.poll: is 1ms; it must be at least 10ms"},
+		{without("patch.patience", `"0s"`), "patch.patience: must be more than nothing"},
+		{without("target.ready.delay", `"2m"`), "target.ready.delay: is 2m, longer than target.ready.timeout"},
+		{without("target.stop_timeout", `"9999h"`), "is taken for a mistake"},
+		{base + "[target.reload]\nexec = [\"x\"]\nhttp = \"http://h/\"\n", "only one of signal, exec, http can be set"},
+		{base + "[target.ready]\ntcp = \"h:1\"\nhttp = \"http://h/\"\n", "only one of delay, notify, http, tcp, exec can be set"},
+		{without("patch.dir", `""`), "patch.dir: must not be empty"},
+		{without("patch.dir", `"."`), "patch.dir: holds target.root"},
+		{without("state.dir", `"patch/state"`), "neither within the other"},
+		{without("target.root", `"patch/app"`), "patch.dir: holds target.root"},
+		{base + "[[target.socket]]\nlisten = \"tcp:127.0.0.1:80\"\nnam = \"x\"\n", "there is no key nam in it; did you mean name?"},
+		{base + "[[target.socket]]\nlisten = \"udp:1\"\n", `listen is "udp:1"`},
+		{base + "[target.socket]\nlisten = \"x\"\n", "write [[target.socket]]"},
+		{"x = \"" + strings.Repeat("a", maxFile) + "\"\n" + base, "larger than"},
+	} {
+		_, err := loadText(t, c.text)
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%.80q: %v, want %q", c.text, err, c.says)
+		}
+	}
+}
+
+// What this version does not do is refused when it is asked for, and only then.
+func TestNotYetSupported(t *testing.T) {
+	for key, values := range map[string][2]string{
+		"verify.require": {`"signature"`, `"checksum"`}, "verify.keys": {`["k"]`, `[]`}, "target.gate.exec": {`["x"]`, ""},
+		"target.gate.http": {`"http://h/"`, ""}, "target.health.tcp": {`"h:1"`, ""}, "target.health.window": {`"1s"`, ""},
+		"target.reload.precheck": {`["x"]`, `[]`}, "target.reload.confirm": {`"notify"`, `"none"`}, "target.ready.notify": {`true`, `false`},
+	} {
+		if _, err := loadText(t, without(key, values[0])); err == nil || !strings.Contains(err.Error(), "is not yet supported") {
+			t.Errorf("%s = %s: %v", key, values[0], err)
+		}
+		if values[1] == "" {
+			continue
+		}
+		if _, err := loadText(t, without(key, values[1])); err != nil {
+			t.Errorf("%s = %s: %v", key, values[1], err)
+		}
+	}
+}
+
+func TestLoaded(t *testing.T) {
+	c, err := loadText(t, `region = "r"
+build = 7
+[patch]
+dir = "in"
+settle = "1m30s"
+[verify]
+max_size = "2GB"
+[log]
+file = "/var/log/a.log"
+[target]
+root = "app"
+command = ["bin/app", "-v"]
+env = { A = "1" }
+stop_signal = "quit"
+protect = ["data/**"]
+[target.reload]
+exec = ["true"]
+[target.ready]
+http = "unix:/run/app.sock:/ok"
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(c.Path)
+	want := Default()
+	want.Path, want.sum, want.Region, want.Build = c.Path, c.sum, "r", 7
+	want.Patch.Dir, want.Patch.Settle = filepath.Join(dir, "in"), Duration(90*time.Second)
+	want.Verify.MaxSize = 2e9
+	want.State.Dir = filepath.Join(dir, ".patchagent")
+	want.Log.File = "/var/log/a.log"
+	want.Target.Root, want.Target.Command, want.Target.Env = filepath.Join(dir, "app"), []string{"bin/app", "-v"}, map[string]string{"A": "1"}
+	want.Target.StopSignal, want.Target.Protect = Signal{"SIGQUIT", syscall.SIGQUIT}, []string{"data/**"}
+	want.Target.Reload.Exec, want.Target.Reload.Signal = []string{"true"}, Signal{}
+	want.Target.Ready.HTTP, want.Target.Ready.Delay = "unix:/run/app.sock:/ok", 0
+	if diff := cmp.Diff(want, c, cmp.AllowUnexported(Config{})); diff != "" {
+		t.Error(diff)
+	}
+	if c.Target.WorkDir() != want.Target.Root {
+		t.Errorf("working directory %s", c.Target.WorkDir())
+	}
+}
+
+func TestUnitsReadBack(t *testing.T) {
+	for _, s := range []Size{0, 1, 1000, 1024, 5 << 30, 1500, 3e9} {
+		var back Size
+		if err := back.UnmarshalText([]byte(s.String())); err != nil || back != s {
+			t.Errorf("%d is written %q and read %d, %v", int64(s), s, int64(back), err)
+		}
+	}
+	for _, d := range []Duration{0, Duration(time.Millisecond), Duration(time.Minute), Duration(time.Hour), Duration(90 * time.Second)} {
+		var back Duration
+		if err := back.UnmarshalText([]byte(d.String())); err != nil || back != d {
+			t.Errorf("%d is written %q and read %d, %v", int64(d), d, int64(back), err)
+		}
+	}
+}
+
+// agent.toml at the top has every key, at its default, and the document too.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	sample, err := os.ReadFile("../../agent.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The sample with every key that is commented out put in.
+	whole := regexp.MustCompile(`(?m)^# (\[|[a-z_]+ += )`).ReplaceAll(sample, []byte("$1"))
+	section := ""
+	written := map[string]string{}
+	for line := range strings.Lines(string(whole)) {
+		if m := regexp.MustCompile(`^\[+([a-z.]+)\]`).FindStringSubmatch(line); m != nil {
+			section = m[1] + "."
+		} else if m := regexp.MustCompile(`^([a-z_]+) += +(\S+|"[^"]*"|\[[^]]*\])\s*(#|$)`).FindStringSubmatch(line); m != nil {
+			written[section+m[1]] = m[2]
+		}
+	}
+	if _, err := Load("../../agent.toml"); err != nil {
+		t.Fatal(err)
+	}
+	when := map[string]string{live: "at once", start: "next start of the process", restart: "restart of the agent"}
+	for _, f := range Default().fields() {
+		want := asTOML(reflect.ValueOf(f.value).Elem())
+		switch f.key {
+		case "region", "build", "target.command":
+			want = written[f.key]
+		}
+		if got := written[f.key]; got == "" || got != want {
+			t.Errorf("agent.toml has %s = %s, the default is %s", f.key, got, want)
+		}
+		row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(f.key) + "` \\|.*\\| " + when[f.when] + " \\|$")
+		if !row.Match(document) {
+			t.Errorf("docs/configuration.md has no row for %s that ends in %q", f.key, when[f.when])
+		}
+	}
+}
+
+// asTOML is a default as the sample writes it.
+func asTOML(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case string:
+		return fmt.Sprintf("%q", x)
+	case Duration, Size, Signal:
+		return fmt.Sprintf("%q", x)
+	case []string:
+		return "[]"
+	case map[string]string:
+		return "{}"
+	default:
+		return fmt.Sprint(x)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	sample, err := os.ReadFile("../../agent.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(sample)
+	f.Add([]byte(base))
+	f.Add([]byte("[[target.socket]]\nlisten = 3\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := parse("/etc/agent.toml", data)
+		if err != nil {
+			return
+		}
+		if c.Region == "" || len(c.Target.Command) == 0 || !filepath.IsAbs(c.Patch.Dir) || !filepath.IsAbs(c.Target.Root) {
+			t.Fatalf("%+v", c)
+		}
+	})
+}

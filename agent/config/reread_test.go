@@ -1,0 +1,228 @@
+package config
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hashicorp/go-hclog"
+)
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReread(t *testing.T) {
+	c, err := loadText(t, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewReloader(c)
+	step := func(when, text string, wantNew, wantErr bool) {
+		t.Helper()
+		write(t, c.Path, text)
+		next, err := r.Reread()
+		if (next != nil) != wantNew || (err != nil) != wantErr {
+			t.Errorf("%s: %v, %v", when, next, err)
+		}
+	}
+	step("unchanged", base, false, false)
+	step("just emptied", "", false, false)
+	step("changed", base+"dir = \"x\"\n", true, false)
+	step("bad", "regon = 1\n", false, true)
+	step("bad, as before", "regon = 1\n", false, false)
+	step("good again", base, true, false)
+	if err := os.Remove(c.Path); err != nil {
+		t.Fatal(err)
+	}
+	if next, err := r.Reread(); next != nil || err != nil {
+		t.Errorf("removed: %v, %v", next, err)
+	}
+}
+
+func TestChangedAndFixed(t *testing.T) {
+	before, err := loadText(t, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := loadText(t, "region = \"q\"\n[patch]\ndir = \"elsewhere\"\nmode = \"manual\"\n[target]\ncommand = [\"app\"]\nroot = \"other\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after.Path = before.Path
+	soon, later := Changed(before, after)
+	if diff := cmp.Diff([]string{"region", "patch.mode"}, soon); diff != "" {
+		t.Error(diff)
+	}
+	// The two files are in folders of their own, so every path differs.
+	if diff := cmp.Diff([]string{"patch.dir", "state.dir", "target.root"}, later); diff != "" {
+		t.Error(diff)
+	}
+	after.KeepFixed(before)
+	if after.Patch.Dir != before.Patch.Dir || after.Target.Root != before.Target.Root || after.Patch.Mode != ModeManual {
+		t.Errorf("%+v", after)
+	}
+	if soon, later := Changed(before, before); soon != nil || later != nil {
+		t.Error(soon, later)
+	}
+}
+
+// Whatever way the file is changed in, its owner is woken.
+func TestWatcherWakes(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "agent.toml")
+	write(t, path, base)
+	w := Watch(path, hclog.NewNullLogger())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx) }()
+	seen := func(what string, is func() bool) {
+		t.Helper()
+		late := time.After(30 * time.Second)
+		for {
+			select {
+			case <-w.C():
+				if is() {
+					return
+				}
+			case <-late:
+				t.Fatalf("not woken after %s", what)
+			}
+		}
+	}
+	holds := func(text string) func() bool {
+		return func() bool { data, err := os.ReadFile(path); return err == nil && string(data) == text }
+	}
+	seen("the start", holds(base))
+	write(t, path, "written in place")
+	seen("a write in place", holds("written in place"))
+	write(t, path+".new", "renamed")
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+	seen("a rename over it", holds("renamed"))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	seen("its removal", func() bool { _, err := os.Stat(path); return err != nil })
+	// As Kubernetes does: the file is a link into a folder that a second link names.
+	for _, name := range []string{"one", "two"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, name, "agent.toml"), name)
+	}
+	link := func(to, name string) {
+		t.Helper()
+		if err := os.Symlink(to, filepath.Join(dir, "..tmp")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("one", "..data")
+	link("..data/agent.toml", "agent.toml")
+	seen("a link", holds("one"))
+	link("two", "..data")
+	seen("another folder behind the link", holds("two"))
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFolders(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		prepare func(t *testing.T, dir string)
+		says    string
+	}{
+		{"sound", func(*testing.T, string) {}, ""},
+		{"nothing there yet", func(t *testing.T, dir string) {
+			for _, d := range []string{"patch", ".patchagent"} {
+				if err := os.Remove(filepath.Join(dir, d)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, ""},
+		{"everybody can drop", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "patch"), 0o777) }, "mend it with: chmod o-w"},
+		{"others can write the state", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, ".patchagent"), 0o770) }, "mend it with: chmod go-w"},
+		{"the patch folder is a link", func(t *testing.T, dir string) {
+			if err := os.Rename(filepath.Join(dir, "patch"), filepath.Join(dir, "real")); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink("real", filepath.Join(dir, "patch")); err != nil {
+				t.Fatal(err)
+			}
+		}, "is a link"},
+		{"the patch folder is a file", func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "patch")); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "patch"), "")
+		}, "is not a folder"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg, err := loadText(t, "region = \"r\"\n[target]\ncommand = [\"sh\"]\n")
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Dir(cfg.Path)
+			for d, mode := range map[string]os.FileMode{"patch": 0o755, ".patchagent": 0o700} {
+				if err := os.Mkdir(filepath.Join(dir, d), mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c.prepare(t, dir)
+			err = cfg.CheckFolders()
+			if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+			bad := 0
+			for _, f := range cfg.CheckMachine(t.Context()) {
+				if !f.OK {
+					bad++
+				}
+			}
+			if (bad > 0) != (c.says != "") {
+				t.Errorf("check has %d complaints", bad)
+			}
+		})
+	}
+}
+
+func chmod(t *testing.T, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMachineFindsWhatIsMissing(t *testing.T) {
+	cfg, err := loadText(t, "region = \"r\"\n[target]\nroot = \"none\"\ncommand = [\"bin/none\"]\nuser = \"no-such-user\"\noutput = \"none/there/out\"\n"+
+		"[target.reload]\nexec = [\"no-such-program\"]\n[target.ready]\nexec = [\"also-none\"]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := map[string]bool{}
+	for _, f := range cfg.CheckMachine(t.Context()) {
+		if !f.OK {
+			bad[f.Subject] = true
+		}
+	}
+	want := map[string]bool{"target.root": true, "target.dir": true, "target.command": true, "target.user": true, "target.reload.exec": true, "target.ready.exec": true}
+	if diff := cmp.Diff(want, bad); diff != "" {
+		t.Error(diff)
+	}
+	if entries, err := os.ReadDir(filepath.Dir(cfg.Path)); err != nil || len(entries) != 1 {
+		t.Errorf("the check left something: %v, %v", entries, err)
+	}
+}

@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -374,17 +375,20 @@ func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
 // probeWhileAlive asks once; the answer counts only if the process is still there.
 func (s *Supervisor) probeWhileAlive(ctx context.Context, env []string, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	go func() {
+	ended := s.child.done
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		select {
-		case <-s.child.done:
+		case <-ended:
 			cancel()
 		case <-ctx.Done():
 		}
-	}()
+	})
+	defer watch.Wait()
+	defer cancel()
 	err := s.opts.Ready.Check(ctx, s.opts.Dir, append(environment(s.opts), env...))
 	select {
-	case <-s.child.done:
+	case <-ended:
 		return errors.New("it has ended")
 	default:
 		return err

@@ -1,0 +1,167 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// killed runs a supervisor in a process of its own, kills it, and returns the pid
+// of what it had started.
+func killed(t *testing.T, st *stage) int {
+	t.Helper()
+	cmd := exec.Command(st.opts.Command[0])
+	cmd.Dir, cmd.Env = st.dir, append(os.Environ(), "ROLE=supervisor")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == 2 })
+	var r recorded
+	data, err := os.ReadFile(st.opts.StateFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if !alive(r.PID) {
+		t.Fatal("the process ended with its supervisor")
+	}
+	return r.PID
+}
+
+func TestLeftoverIsEndedFirst(t *testing.T) {
+	st := newStage(t, "plain")
+	left := killed(t, st)
+	s := st.start()
+	if alive(left) || s.Status().PID == left || !s.Up() {
+		t.Errorf("left %d, now %+v", left, s.Status())
+	}
+	if !strings.Contains(st.said(), "terminated") {
+		t.Errorf("it was not asked to end: %q", st.said())
+	}
+}
+
+// A number that belongs to another process by now is nobody's business.
+func TestStrangerIsNotTouched(t *testing.T) {
+	for name, spoil := range map[string]func(r *recorded){
+		"another start": func(r *recorded) { r.Start++ },
+		"another boot":  func(r *recorded) { r.Boot = "another" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			stranger := killed(t, st)
+			t.Cleanup(func() { _ = syscall.Kill(stranger, syscall.SIGKILL) })
+			var r recorded
+			data, err := os.ReadFile(st.opts.StateFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := json.Unmarshal(data, &r); err != nil {
+				t.Fatal(err)
+			}
+			spoil(&r)
+			if data, err = json.Marshal(r); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(st.opts.StateFile, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			s := st.start()
+			if !alive(stranger) || !s.Up() {
+				t.Errorf("%+v", s.Status())
+			}
+		})
+	}
+}
+
+// No line is lost or torn while the output is rotated under a process that writes.
+func TestOutputIsRotatedWithoutLoss(t *testing.T) {
+	st := newStage(t, "talker")
+	st.opts.StopTimeout = 10 * time.Millisecond // it does not listen
+	st.opts.Ready = Ready{Delay: time.Millisecond, Timeout: time.Minute}
+	s := st.start()
+	const limit, files = 64 << 10, 50
+	for n := 1; n <= 5; n++ {
+		eventually(t, "output", func() bool { info, err := os.Stat(st.opts.Output); return err == nil && info.Size() > limit })
+		if err := rotateOutput(st.opts.Output, limit, files); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !collapses(t) {
+		t.Skip("this filesystem cannot take the beginning out of a file; lines may be lost there, as documented")
+	}
+	var all []byte
+	for n := 5; n >= 0; n-- {
+		name := st.opts.Output
+		if n > 0 {
+			name = numbered(name, n)
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data...)
+	}
+	i := 0
+	for line := range bytes.Lines(all) {
+		if want := fmt.Sprintf("line %d\n", i); string(line) != want && i*8 < len(all)-200 {
+			t.Fatalf("%q, want %q", line, want)
+		}
+		i++
+	}
+}
+
+func collapses(t *testing.T) bool {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := rotateOutput(path, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	return err == nil && info.Size() > 0
+}
+
+// Where it cannot be taken out, the file is emptied and nothing that was in it is lost.
+func TestOutputIsRotatedElsewhere(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "output-")
+	if err != nil {
+		t.Skip("there is no other filesystem")
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	path := filepath.Join(dir, "out")
+	text := strings.Repeat("a line of output\n", 10_000)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := rotateOutput(path, 1000, 2); err != nil {
+		t.Fatal(err)
+	}
+	first, err := os.ReadFile(path + ".1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest, err := os.ReadFile(path)
+	if err != nil || string(first)+string(rest) != text {
+		t.Errorf("%d + %d bytes of %d, %v", len(first), len(rest), len(text), err)
+	}
+}

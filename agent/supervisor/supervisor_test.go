@@ -1,0 +1,515 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// The test binary is also the processes that are supervised: the variable ROLE
+// says which.
+func TestMain(m *testing.M) {
+	if role := os.Getenv("ROLE"); role != "" {
+		play(role)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// play is one of the processes. All of them write "up" to the file "said" in their
+// working directory when they are ready for signals, and then what happens.
+func play(role string) {
+	signals := make(chan os.Signal, 8)
+	say := func(words ...any) {
+		f, err := os.OpenFile("said", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+		if err != nil {
+			os.Exit(9)
+		}
+		fmt.Fprintln(f, words...)
+		_ = f.Close()
+	}
+	serve := func(network, address string) {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			say("cannot listen", err)
+			os.Exit(8)
+		}
+		go func() {
+			_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				say("asked", r.Method, r.URL.Path)
+				if r.URL.Path == "/no" {
+					http.Error(w, "not now", http.StatusTeapot)
+				}
+			}))
+		}()
+	}
+	stubborn := false
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP)
+	switch role {
+	case "tcp":
+		serve("tcp", os.Getenv("ADDR"))
+	case "unix":
+		serve("unix", os.Getenv("ADDR"))
+	case "deaf":
+		signal.Reset(syscall.SIGHUP)
+	case "stubborn":
+		stubborn = true
+	case "fails":
+		fmt.Println("no luck")
+		os.Exit(3)
+	case "done":
+		os.Exit(0)
+	case "parent": // a child of its group holds the port
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "ROLE=holder")
+		if cmd.Start() != nil {
+			os.Exit(7)
+		}
+	case "holder":
+		signal.Ignore(syscall.SIGTERM)
+		serve("tcp", os.Getenv("ADDR"))
+	case "talker":
+		for i := 0; ; i++ {
+			fmt.Printf("line %d\n", i)
+		}
+	case "supervisor":
+		opts := Options{Command: []string{os.Args[0]}, Dir: ".", Env: map[string]string{"ROLE": "plain"}, StateFile: "state", StopTimeout: time.Second}
+		opts.Ready.Timeout = time.Minute
+		s := New(opts, hclog.NewNullLogger())
+		go func() { _ = s.Run(context.Background()) }()
+		if s.Start(context.Background(), nil) != nil {
+			os.Exit(6)
+		}
+	}
+	say("up")
+	for s := range signals {
+		say(s)
+		if s == syscall.SIGTERM && !stubborn {
+			os.Exit(0)
+		}
+	}
+}
+
+// stage is a supervisor under test, with a folder of its own.
+type stage struct {
+	t    *testing.T
+	dir  string
+	opts Options
+	s    *Supervisor
+	end  func() error
+}
+
+func newStage(t *testing.T, role string) *stage {
+	t.Helper()
+	dir := t.TempDir()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &stage{t: t, dir: dir, opts: Options{
+		Command: []string{exe}, Dir: dir, StopTimeout: 10 * time.Second, Restart: OnFailure,
+		StateFile: filepath.Join(dir, "state"), Output: filepath.Join(dir, "out"),
+		Backoff: Backoff{First: time.Millisecond, Max: 2 * time.Millisecond, Limit: 3},
+	}}
+	// A program that is built with the race detector otherwise takes a second to end.
+	st.opts.Env = map[string]string{"ROLE": role, "GORACE": "atexit_sleep_ms=0"}
+	st.opts.Ready = Ready{Probe: Probe{Exec: []string{"grep", "-q", "up", "said"}}, Timeout: 20 * time.Second}
+	return st
+}
+
+func (st *stage) run() *Supervisor {
+	st.t.Helper()
+	st.s = New(st.opts, hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: st.t.Output()}))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- st.s.Run(ctx) }()
+	st.end = func() error {
+		cancel()
+		err := <-ended
+		ended <- err
+		return err
+	}
+	st.t.Cleanup(func() { _ = st.end() })
+	return st.s
+}
+
+func (st *stage) start() *Supervisor {
+	st.t.Helper()
+	s := st.run()
+	if err := s.Start(st.t.Context(), nil); err != nil {
+		st.t.Fatal(err)
+	}
+	return s
+}
+
+func (st *stage) said() string {
+	data, _ := os.ReadFile(filepath.Join(st.dir, "said"))
+	return string(data)
+}
+
+func eventually(t *testing.T, what string, yes func() bool) {
+	t.Helper()
+	late := time.After(30 * time.Second)
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for !yes() {
+		select {
+		case <-late:
+			t.Fatalf("waited in vain for %s", what)
+		case <-again.C:
+		}
+	}
+}
+
+func alive(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && !strings.Contains(string(stat), ") Z ")
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestReady(t *testing.T) {
+	address := freeAddress(t)
+	for name, c := range map[string]struct {
+		role  string
+		env   string
+		ready Ready
+	}{
+		"delay": {"plain", "", Ready{Delay: time.Millisecond}},
+		"exec":  {"plain", "", Ready{Probe: Probe{Exec: []string{"grep", "-q", "up", "said"}}}},
+		"tcp":   {"tcp", address, Ready{Probe: Probe{TCP: address}}},
+		"http":  {"tcp", address, Ready{Probe: Probe{HTTP: "http://" + address + "/ok"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, c.role)
+			st.opts.Env["ADDR"] = c.env
+			st.opts.Ready = c.ready
+			st.opts.Ready.Timeout = 20 * time.Second
+			s := st.start()
+			if status := s.Status(); status.State != Running || !alive(status.PID) || !s.Up() {
+				t.Errorf("%+v", status)
+			}
+			pid := s.Status().PID
+			if err := s.Start(t.Context(), nil); !errors.Is(err, ErrStartFailed) || s.Status().PID != pid {
+				t.Errorf("a second start: %v", err)
+			}
+			if err := st.end(); err != nil || alive(pid) {
+				t.Errorf("after the end: %v", err)
+			}
+			if _, err := os.Stat(st.opts.StateFile); err == nil {
+				t.Error("the state file is still there")
+			}
+		})
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(st *stage)
+		want   error
+		says   string
+	}{
+		"not found":     {func(st *stage) { st.opts.Command = []string{"no-such-program"} }, ErrStartFailed, "not found"},
+		"not a program": {func(st *stage) { st.opts.Command = []string{"./said"} }, ErrStartFailed, "no such file"},
+		"ends at once":  {func(st *stage) { st.opts.Env["ROLE"] = "fails" }, ErrStartFailed, "exit status 3"},
+		"never ready": {func(st *stage) {
+			st.opts.Ready = Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: 100 * time.Millisecond}
+		}, ErrNotReady, "exit status 1"},
+		"no such user":      {func(st *stage) { st.opts.User = "no-such-user" }, ErrStartFailed, "no-such-user"},
+		"no output":         {func(st *stage) { st.opts.Output = filepath.Join(st.dir, "no/out") }, ErrStartFailed, "target.output"},
+		"no such directory": {func(st *stage) { st.opts.Dir = filepath.Join(st.dir, "no") }, ErrStartFailed, "no such file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			c.change(st)
+			s := st.run()
+			if err := s.Start(t.Context(), nil); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %v that says %q", err, c.want, c.says)
+			}
+			if status := s.Status(); status.State != Stopped || status.PID != 0 {
+				t.Errorf("%+v", status)
+			}
+		})
+	}
+}
+
+func TestStopByTimeoutKills(t *testing.T) {
+	st := newStage(t, "stubborn")
+	st.opts.StopTimeout = 50 * time.Millisecond
+	s := st.start()
+	pid := s.Status().PID
+	if err := s.Stop(t.Context()); err != nil || alive(pid) {
+		t.Errorf("%v", err)
+	}
+	if !strings.Contains(st.said(), "terminated") || !strings.Contains(s.Status().LastExit, "killed") {
+		t.Errorf("%q, %+v", st.said(), s.Status())
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Errorf("a second stop: %v", err)
+	}
+}
+
+// What the process has started goes with it, and what that held is free.
+func TestGroupIsGone(t *testing.T) {
+	st := newStage(t, "parent")
+	address := freeAddress(t)
+	st.opts.Env["ADDR"] = address
+	st.opts.Ready = Ready{Probe: Probe{TCP: address}, Timeout: 20 * time.Second}
+	s := st.start()
+	for range 3 {
+		if err := s.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatalf("after the stop: %v", err)
+		}
+		_ = l.Close()
+		if err := s.Start(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Also when the process ends by itself.
+	pid := s.Status().PID
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another one that could listen", func() bool { return s.Up() && s.Status().PID != pid })
+}
+
+func TestRestarts(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		role   string
+		policy Policy
+		want   State
+	}{
+		{"fails too often", "fails", OnFailure, Failed},
+		{"ends well", "done", OnFailure, Failed}, // it never became ready
+		{"never again", "fails", Never, Failed},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			st := newStage(t, c.role)
+			st.opts.Restart = c.policy
+			s := st.run()
+			s.Resume()
+			eventually(t, string(c.want), func() bool { return s.Status().State == c.want })
+		})
+	}
+	for _, c := range []struct {
+		policy Policy
+		kill   syscall.Signal
+		want   State
+	}{{OnFailure, syscall.SIGKILL, Running}, {OnFailure, syscall.SIGTERM, Ended}, {Always, syscall.SIGTERM, Running}, {Never, syscall.SIGKILL, Ended}} {
+		t.Run(fmt.Sprintf("%s after %s", c.policy, c.kill), func(t *testing.T) {
+			st := newStage(t, "plain")
+			st.opts.Restart = c.policy
+			s := st.start()
+			pid := s.Status().PID
+			if err := syscall.Kill(pid, c.kill); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, string(c.want), func() bool { return s.Status().State == c.want && s.Status().PID != pid })
+			s.Resume()
+			eventually(t, "up again", s.Up)
+		})
+	}
+}
+
+// While its files are changed a process that ends is left down.
+func TestHold(t *testing.T) {
+	st := newStage(t, "plain")
+	s := st.start()
+	if err := s.Hold(t.Context()); err != nil || !s.Up() {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(s.Status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "stopped", func() bool { return s.Status().State == Stopped })
+	if err := s.Reload(t.Context(), nil); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Start(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReload(t *testing.T) {
+	address := freeAddress(t)
+	socket := filepath.Join(t.TempDir(), "s")
+	for _, c := range []struct {
+		name   string
+		role   string
+		addr   string
+		reload Reload
+		want   error
+		says   string // what the process said, or the error
+	}{
+		{"signal", "plain", "", Reload{Signal: syscall.SIGHUP}, nil, "hangup"},
+		{"signal, and it dies of it", "deaf", "", Reload{Signal: syscall.SIGHUP}, ErrReloadFailed, "hangup"},
+		{"exec", "plain", "", Reload{Exec: []string{"sh", "-c", `echo "told $PATCHAGENT_BUILD" >>said`}}, nil, "told 7"},
+		{"exec fails", "plain", "", Reload{Exec: []string{"sh", "-c", "echo bad config; exit 1"}}, ErrReloadFailed, `"bad config"`},
+		{"exec hangs", "plain", "", Reload{Exec: []string{"sleep", "1000"}, Timeout: 50 * time.Millisecond}, ErrReloadFailed, "longer than 50ms"},
+		{"http", "tcp", address, Reload{HTTP: "http://" + address + "/reload"}, nil, "asked POST /reload"},
+		{"http refuses", "tcp", address, Reload{HTTP: "http://" + address + "/no"}, ErrReloadFailed, "not now"},
+		{"unix socket", "unix", socket, Reload{HTTP: "unix:" + socket + ":/reload"}, nil, "asked POST /reload"},
+		{"not at all", "plain", "", Reload{}, nil, "up"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			st := newStage(t, c.role)
+			st.opts.Env["ADDR"] = c.addr
+			st.opts.Reload = c.reload
+			if st.opts.Reload.Timeout == 0 {
+				st.opts.Reload.Timeout = 20 * time.Second
+			}
+			s := st.start()
+			pid := s.Status().PID
+			err := s.Reload(t.Context(), []string{"PATCHAGENT_BUILD=7"})
+			if !errors.Is(err, c.want) {
+				t.Fatalf("%v, want %v", err, c.want)
+			}
+			if err != nil {
+				if !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%v, want %q", err, c.says)
+				}
+				return
+			}
+			eventually(t, c.says, func() bool { return strings.Contains(st.said(), c.says) })
+			if s.Status().PID != pid || !alive(pid) {
+				t.Error("another process")
+			}
+		})
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "/run/x")
+	t.Setenv("LISTEN_FDS", "1")
+	t.Setenv("SECRET", "s")
+	st := newStage(t, "plain")
+	st.opts.Env["MINE"] = "yes"
+	s := st.start()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.Status().PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for pair := range strings.SplitSeq(strings.Trim(string(data), "\x00"), "\x00") {
+		name, _, _ := strings.Cut(pair, "=")
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if !slices.Contains(append(passed, "MINE", "ROLE", "GORACE"), name) && !strings.HasPrefix(name, "LC_") {
+			t.Errorf("the process has %s", name)
+		}
+	}
+	if !slices.Contains(names, "MINE") || !slices.Contains(names, "PATH") {
+		t.Errorf("%v", names)
+	}
+}
+
+func TestOtherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can run a process as somebody else")
+	}
+	st := newStage(t, "plain")
+	st.opts.Command = []string{"sleep", "1000"}
+	st.opts.Dir = "/"
+	st.opts.User = "nobody"
+	st.opts.Ready = Ready{Delay: time.Millisecond, Timeout: time.Minute}
+	s := st.start()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Status().PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := credentialOf("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var groups []string
+	for line := range strings.Lines(string(status)) {
+		fields := strings.Fields(line)
+		switch fields[0] {
+		case "Uid:":
+			if fields[1] != fmt.Sprint(want.Uid) {
+				t.Errorf("uid %s", fields[1])
+			}
+		case "Groups:":
+			groups = fields[1:]
+		}
+	}
+	if len(groups) != len(want.Groups) || slices.Contains(groups, "0") {
+		t.Errorf("groups %v, want %v", groups, want.Groups)
+	}
+}
+
+// A program that somebody still has open for writing is tried again.
+func TestBusyProgram(t *testing.T) {
+	st := newStage(t, "plain")
+	data, err := os.ReadFile(st.opts.Command[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(st.dir, "program")
+	if err := os.WriteFile(program, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(program, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.opts.Command = []string{"./program"}
+	s := st.run()
+	started := make(chan error, 1)
+	go func() { started <- s.Start(t.Context(), nil) }()
+	eventually(t, "the first attempt", func() bool { return s.Status().State == Starting })
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCancelledStartReturns(t *testing.T) {
+	st := newStage(t, "plain")
+	st.opts.Ready = Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: time.Hour}
+	s := st.run()
+	ctx, cancel := context.WithCancel(t.Context())
+	started := make(chan error, 1)
+	go func() { started <- s.Start(ctx, nil) }()
+	eventually(t, "a process", func() bool { return s.Status().PID != 0 })
+	pid := s.Status().PID
+	cancel()
+	if err := <-started; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if err := st.end(); err != nil || alive(pid) {
+		t.Errorf("%v", err)
+	}
+}

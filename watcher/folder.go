@@ -57,6 +57,7 @@ type history struct {
 	id      identity
 	links   uint64
 	beside  string    // a fingerprint of the sidecars
+	written bool      // somebody had it open for writing
 	changed time.Time // when any of these did, last
 	pause   time.Duration
 
@@ -178,7 +179,8 @@ func (f *Folder) pending(dir *os.File, name string) bool {
 }
 
 // The pauses between two looks at a drop that events do not tell the end of: the
-// last write of a file comes before its close.
+// last write of a file comes before its close, and another name of it may be
+// removed from another folder.
 const (
 	firstPause = time.Millisecond
 	lastPause  = time.Second
@@ -206,9 +208,10 @@ func (f *Folder) look(ctx context.Context, dir *os.File, name string, beside *si
 		size: id.size, links: links, writer: writerOf(file), steady: steady,
 		needSum: f.opts.NeedChecksum, needSig: f.opts.NeedSignature, sizeLimit: f.opts.MaxSize, patience: f.opts.Patience,
 	}
-	if s.writer == WriterOpen {
-		h.changed = now
+	if s.writer == WriterOpen || h.written {
+		h.changed = now // closing it is a change too
 	}
+	h.written = s.writer == WriterOpen
 	s.quiet = now.Sub(h.changed)
 	f.examine(ctx, file, h, &s)
 	s.checksum, s.signature = f.besideOf(name, sidecars, fresh)
@@ -217,7 +220,7 @@ func (f *Folder) look(ctx context.Context, dir *os.File, name string, beside *si
 	}
 
 	v := decide(s)
-	soon := s.writer != WriterNone || fresh.written
+	soon := s.writer != WriterNone || fresh.written || links != 1
 	if v.take {
 		claim, err := f.claim(ctx, file, name, id, sidecars)
 		if err == nil {

@@ -70,26 +70,29 @@ func (w *Watcher) Run(ctx context.Context) error {
 		// First the watch, then the scan: nothing falls between the two.
 		f.follow()
 		w.wakeUp()
-		if !w.sleep(ctx, notify, tick) {
+		if !w.sleep(ctx, &f, tick) {
 			return nil
 		}
 	}
 }
 
 // sleep returns when something may have happened; false when ctx is done.
-func (w *Watcher) sleep(ctx context.Context, notify *fsnotify.Watcher, tick *time.Ticker) bool {
+func (w *Watcher) sleep(ctx context.Context, f *follower, tick *time.Ticker) bool {
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case poll := <-w.poll:
 			tick.Reset(poll)
-		case event := <-notify.Events:
+		case event := <-f.notify.Events:
 			if filepath.Clean(event.Name) == filepath.Clean(w.dir) {
-				return true // the folder itself
+				if event.Has(fsnotify.Remove) || event.Has(fsnotify.Rename) {
+					f.drop() // a new one may well have the old one's number
+				}
+				return true
 			}
 			w.wakeUp()
-		case err := <-notify.Errors:
+		case err := <-f.notify.Errors:
 			if !errors.Is(err, fsnotify.ErrEventOverflow) {
 				w.log.Warn("trouble with file system events", "error", err)
 			}

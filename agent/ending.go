@@ -79,6 +79,10 @@ func (a *agent) record(e *ending) error {
 		a.installed = next
 	}
 	if !e.receipted {
+		// A receipt must not outlive its claim, or the drop would be taken again.
+		if err := e.claim.Save(true); err != nil {
+			return err
+		}
 		if err := a.receipts.Append(r); err != nil {
 			return err
 		}

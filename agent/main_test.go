@@ -27,7 +27,7 @@ import (
 // The test binary is also the programs that the stories run: the agent itself, and
 // a service for it to supervise.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"patchagent": main, "service": service})
+	testscript.Main(m, map[string]func(){"patchagent": main, "service": service, "clock": clock})
 }
 
 // TestStories runs the stories in testdata/script, each in a folder of its own,

@@ -303,6 +303,9 @@ func (a *agent) noteFound(found watcher.Found) {
 		a.noteWaiting(w.Name, "not whole", w.Why)
 	}
 	for _, claim := range found.Gone {
+		if slices.ContainsFunc(a.endings, func(e *ending) bool { return e.claim == claim }) {
+			continue // decided already, and still to be put away
+		}
 		delete(a.waiting, claim.Name)
 		a.log.Info("patch withdrawn", "patch", claim.Name, "id", claim.ID, "detail", "its file was removed from the patch folder before its turn")
 		a.queue = slices.DeleteFunc(a.queue, func(p *patch) bool {

@@ -59,8 +59,13 @@ func renameat(fromDir *os.File, from string, toDir *os.File, to string, flags ui
 	return nil
 }
 
-// syncFilesystem makes all of f's filesystem durable, syncfs(2). Linux reports
-// failed writes there since 5.8.
+// syncsFilesystem: one call makes everything durable that was written before it.
+const syncsFilesystem = true
+
+// syncFilesystem makes all of f's filesystem durable, syncfs(2): files, names, and
+// what other programs have not yet written. With one call for many files the
+// filesystem commits its own journal once. Linux reports failed writes there
+// since 5.8.
 func syncFilesystem(f *os.File) error { return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) }
 
 // maxAttributes bounds the extended attributes of one file: the kernel allows

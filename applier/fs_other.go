@@ -40,8 +40,9 @@ func swapByLink(stage *os.File, staged string, dir *os.File, live string) error 
 	return moveOver(stage, staged, dir, live)
 }
 
-// syncFilesystem syncs the folder alone: the files in it were not asked for one
-// by one, so after a power loss on such a system they are up to its write-back.
+// syncsFilesystem: files and folders are synced one by one.
+const syncsFilesystem = false
+
 func syncFilesystem(f *os.File) error { return f.Sync() }
 
 // copyAttributes keeps none: extended attributes are not portable.

@@ -27,11 +27,6 @@ type Patch struct {
 	FromBuild int64
 }
 
-// fewFiles is up to how many staged files are synced one by one, several at a
-// time. For more, one sync of the whole filesystem is cheaper, although it also
-// writes what other programs have not yet written.
-const fewFiles = 32
-
 // copyBuffer is how much of a payload is written at once.
 const copyBuffer = 256 << 10
 
@@ -76,17 +71,35 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 	for i, c := range plan.Changes {
 		steps[i] = c.Step
 	}
-	if err := a.fault("journal"); err != nil {
-		return nil, systemError(ctx, err, "cannot begin")
-	}
-	j, err := journal.Create(a.journalPath(), journal.Plan{
+	draft, err := journal.NewDraft(a.journalPath(), journal.Plan{
 		ID: patch.ID, Patch: patch.Name, Warm: patch.Warm, Build: patch.Build, FromBuild: patch.FromBuild,
 		Started: time.Now(), Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
 	})
+	if err == nil {
+		err = a.syncStage(draft)
+	}
+	if err == nil {
+		err = a.fault("journal")
+	}
+	if err != nil {
+		return nil, systemError(ctx, err, "cannot begin")
+	}
+	j, err := draft.Begin()
 	if err != nil {
 		return nil, systemError(ctx, err, "cannot begin")
 	}
 	return &Tx{a: a, j: j}, nil
+}
+
+// syncStage makes the staged files, their names and the draft durable.
+func (a *Applier) syncStage(draft *journal.Draft) error {
+	if err := a.fault("sync stage"); err != nil {
+		return err
+	}
+	if !syncsFilesystem {
+		return errors.Join(draft.Sync(), a.stage.Sync()) // the files were synced one by one
+	}
+	return syncFilesystem(a.stage)
 }
 
 // systemError gives an error of the system its reason code.
@@ -114,16 +127,11 @@ func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes [
 	defer cancel(nil)
 	work := make(chan *Change)
 	var writers sync.WaitGroup
-	few := len(changes) <= fewFiles
-	workers := runtime.GOMAXPROCS(0)
-	if few {
-		workers = len(changes) // they mostly wait for the disk
-	}
-	for range workers {
+	for range min(runtime.GOMAXPROCS(0), len(changes)) {
 		writers.Go(func() {
 			buf := make([]byte, copyBuffer)
 			for c := range work {
-				if err := a.stageOne(ctx, pkg, c, few, buf); err != nil {
+				if err := a.stageOne(ctx, pkg, c, buf); err != nil {
 					cancel(err)
 				}
 			}
@@ -145,18 +153,10 @@ func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes [
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := a.fault("sync stage"); err != nil {
-		return err
-	}
-	if !few {
-		if err := syncFilesystem(a.stage); err != nil {
-			return err
-		}
-	}
-	return a.stage.Sync()
+	return nil
 }
 
-func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change, sync bool, buf []byte) (err error) {
+func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change, buf []byte) (err error) {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -169,11 +169,7 @@ func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
-	}()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	sum := sha256.New()
 	both := struct{ io.Writer }{io.MultiWriter(f, sum)}
 	size, err := io.CopyBuffer(both, readerFunc(func(p []byte) (int, error) {
@@ -195,13 +191,10 @@ func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change
 			return reason.Errorf(reason.CommitFailed, "cannot keep the extended attributes of %s: %w", c.Path, err)
 		}
 	}
-	if err := f.Chmod(c.New.Mode); err != nil {
+	if err := f.Chmod(c.New.Mode); err != nil || syncsFilesystem {
 		return err
 	}
-	if sync {
-		return f.Sync()
-	}
-	return nil
+	return f.Sync()
 }
 
 // clean empties the stage. What cannot be removed is left for the next time.

@@ -8,7 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"patchagent/applier/journal"
@@ -269,6 +268,11 @@ func (tx *Tx) place(s journal.Step) (*os.File, string, error) {
 	return dir, path.Base(s.Path), err
 }
 
+// fewFolders is up to how many folders are synced one by one. For more, one sync
+// of the whole filesystem is cheaper, although it also writes what other programs
+// have not yet written.
+const fewFolders = 32
+
 // sync makes every folder durable that a step may have changed, and the stage.
 func (tx *Tx) sync() error {
 	if err := tx.a.fault("sync tree"); err != nil {
@@ -281,28 +285,15 @@ func (tx *Tx) sync() error {
 			dirs[s.Path] = true
 		}
 	}
-	if len(dirs) > fewFiles {
+	if len(dirs) > fewFolders && syncsFilesystem {
 		return syncFilesystem(tx.a.stage)
 	}
-	errs := make([]error, 0, len(dirs)+1)
-	var mu sync.Mutex
-	var syncs sync.WaitGroup
-	collect := func(err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		errs = append(errs, err)
-	}
 	for dir := range dirs {
-		syncs.Go(func() { collect(tx.syncFolder(dir)) })
-	}
-	syncs.Go(func() { collect(tx.a.stage.Sync()) })
-	syncs.Wait()
-	for _, err := range errs {
-		if err != nil {
+		if err := tx.syncFolder(dir); err != nil {
 			return err
 		}
 	}
-	return nil
+	return tx.a.stage.Sync()
 }
 
 func (tx *Tx) syncFolder(dir string) error {

@@ -119,7 +119,9 @@ type item struct {
 	content string
 }
 
-func mod(place, content string) item { return item{op: manifest.Modify, place: place, content: content} }
+func mod(place, content string) item {
+	return item{op: manifest.Modify, place: place, content: content}
+}
 func add(place, content string) item { return item{op: manifest.New, place: place, content: content} }
 func del(place string) item          { return item{op: manifest.Delete, place: place} }
 

@@ -128,19 +128,38 @@ type Journal struct {
 	size int64 // of all that is whole
 }
 
-// Create writes the plan at path and makes it durable; the state is then
-// Prepared. Everything that the plan needs must be durable before. After an
-// error there may be a journal on disk or none; either way the tree is untouched.
-func Create(path string, plan Plan) (*Journal, error) {
+// A Draft is a plan that is written and does not count yet.
+type Draft struct {
+	path string
+	plan Plan
+	size int64
+}
+
+// NewDraft writes the plan under another name than path, so that it can be made
+// durable together with what it needs. After an error nothing is there.
+func NewDraft(path string, plan Plan) (*Draft, error) {
 	plan.Version = Version
 	line, err := encode(plan)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeFile(path, line, 0o600, entrySpace); err != nil {
+	if err := writeTemp(path, line, 0o600, entrySpace); err != nil {
 		return nil, err
 	}
-	return open(path, plan, Entry{State: Prepared, Time: plan.Started}, int64(len(line)))
+	return &Draft{path: path, plan: plan, size: int64(len(line))}, nil
+}
+
+// Sync makes the draft's content durable.
+func (d *Draft) Sync() error { return syncFile(d.path + tempSuffix) }
+
+// Begin makes the draft the journal, durably; the state is then Prepared.
+// Everything that the plan needs must be durable before. After an error there may
+// be a journal on disk or none; either way the tree is untouched.
+func (d *Draft) Begin() (*Journal, error) {
+	if err := replace(d.path); err != nil {
+		return nil, err
+	}
+	return open(d.path, d.plan, Entry{State: Prepared, Time: d.plan.Started}, d.size)
 }
 
 // Open reads the journal at path. The error is fs.ErrNotExist where there is

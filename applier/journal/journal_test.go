@@ -26,7 +26,17 @@ var plan = Plan{
 func written(t *testing.T, entries ...Entry) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "journal")
-	j, err := Create(path, plan)
+	d, err := NewDraft(path, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("a draft counts already: %v", err)
+	}
+	j, err := d.Begin()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,52 +1,65 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 )
+
+// tempSuffix is what a file's name ends in until it is whole.
+const tempSuffix = ".new"
 
 // WriteFile replaces the file at path by data so that after a crash at any
 // moment it is whole, the old one or the new one; when it returns nil the new one
 // is durable. It writes path+".new", syncs it, renames it and syncs the folder.
 // After an error path is the old file or the new one, never a mixture.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
-	return writeFile(path, data, perm, 0)
+	if err := writeTemp(path, data, perm, 0); err != nil {
+		return err
+	}
+	if err := syncFile(path + tempSuffix); err != nil {
+		return err
+	}
+	return replace(path)
 }
 
-// writeFile also sets aside spare bytes of disk behind the data.
-func writeFile(path string, data []byte, perm os.FileMode, spare int64) (err error) {
-	temp := path + ".new"
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
+// writeTemp writes what path is to become, and sets spare bytes of disk aside
+// behind it.
+func writeTemp(path string, data []byte, perm os.FileMode, spare int64) (err error) {
+	f, err := os.OpenFile(path+tempSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(temp)
-		}
-	}()
-	if _, err := f.Write(data); err != nil {
-		_ = f.Close()
+	_, err = f.Write(data)
+	if err == nil && spare > 0 {
+		err = reserve(f, int64(len(data)), spare)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(path + tempSuffix)
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	if spare > 0 {
-		if err := reserve(f, int64(len(data)), spare); err != nil {
-			_ = f.Close()
-			return fmt.Errorf("cannot set disk space aside for %s: %w", path, err)
-		}
-	}
-	if err := f.Sync(); err != nil {
-		_ = f.Close()
-		return fmt.Errorf("cannot make %s durable: %w", path, err)
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	if err := os.Rename(temp, path); err != nil {
+	return nil
+}
+
+// replace makes the temporary file the one at path, durably.
+func replace(path string) error {
+	if err := os.Rename(path+tempSuffix, path); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return SyncDir(filepath.Dir(path))
+}
+
+// syncFile makes the content of a file durable.
+func syncFile(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("cannot make %s durable: %w", path, err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("cannot make %s durable: %w", path, err)
+	}
+	return nil
 }
 
 // SyncDir makes the names in a folder durable.
@@ -55,11 +68,7 @@ func SyncDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make %s durable: %w", dir, err)
 	}
-	err = syncDir(d)
-	if closeErr := d.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := errors.Join(syncDir(d), d.Close()); err != nil {
 		return fmt.Errorf("cannot make %s durable: %w", dir, err)
 	}
 	return nil

@@ -97,9 +97,10 @@ func (b *bench) drop(tb testing.TB, build int) time.Duration {
 	tb.Helper()
 	var buf bytes.Buffer
 	w := zip.NewWriter(&buf)
-	manifest := fmt.Sprintf(`{"justres": true, "region": "r", "build": "%d", "modfiles": [`, build)
+	var manifest strings.Builder
+	fmt.Fprintf(&manifest, `{"justres": true, "region": "r", "build": "%d", "modfiles": [`, build)
 	for i := range 5 {
-		manifest += fmt.Sprintf(`%s{"name": "%d", "path": "/res"}`, map[bool]string{true: ", "}[i > 0], i)
+		fmt.Fprintf(&manifest, `%s{"name": "%d", "path": "/res"}`, map[bool]string{true: ", "}[i > 0], i)
 		f, err := w.Create(fmt.Sprintf("mod/%d", i))
 		if err != nil {
 			tb.Fatal(err)
@@ -110,7 +111,7 @@ func (b *bench) drop(tb testing.TB, build int) time.Duration {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	fmt.Fprint(f, manifest+"]}")
+	fmt.Fprint(f, manifest.String(), "]}")
 	if err := w.Close(); err != nil {
 		tb.Fatal(err)
 	}

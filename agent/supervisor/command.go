@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,12 +100,8 @@ func environment(opts Options) []string {
 			env[key] = value
 		}
 	}
-	for key, value := range userEnvironment(opts.User) {
-		env[key] = value
-	}
-	for key, value := range opts.Env {
-		env[key] = value
-	}
+	maps.Copy(env, userEnvironment(opts.User))
+	maps.Copy(env, opts.Env)
 	list := make([]string, 0, len(env))
 	for key, value := range env {
 		list = append(list, key+"="+value)

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/BurntSushi/toml"
 )
@@ -31,6 +33,9 @@ type Error struct {
 	Path     string
 	Problems []Problem
 }
+
+// maxProblems bounds how many are told: a file with more is another file.
+const maxProblems = 50
 
 // Error has one line a problem: file, line, key, message.
 func (e *Error) Error() string {
@@ -85,19 +90,22 @@ func parse(path string, data []byte) (*Config, error) {
 		}
 		return nil, &Error{Path: path, Problems: []Problem{p}}
 	}
-	r := reader{cfg: Default(), values: values, keys: meta.Keys(), lines: locate(string(data)), set: map[string]bool{}}
+	r := reader{cfg: Default(), values: values, keys: meta.Keys(), lines: locate(string(data)), set: map[string]bool{}, bad: map[string]bool{}}
 	r.cfg.Path, r.cfg.sum = path, sha256.Sum256(data)
 	r.take()
 	r.validate()
-	if len(r.problems) > 0 {
-		slices.SortStableFunc(r.problems, func(x, y Problem) int { return x.Line - y.Line })
-		return nil, &Error{Path: path, Problems: r.problems}
-	}
 	r.cfg.absolute()
-	if problems := r.cfg.clashes(); len(problems) > 0 {
-		return nil, &Error{Path: path, Problems: problems}
+	r.clashes()
+	if len(r.problems) == 0 {
+		return r.cfg, nil
 	}
-	return r.cfg, nil
+	slices.SortStableFunc(r.problems, func(x, y Problem) int {
+		return cmp.Or(cmp.Compare(x.Line, y.Line), strings.Compare(x.Key, y.Key))
+	})
+	if r.more > 0 {
+		r.problems = append(r.problems, Problem{Message: fmt.Sprintf("there are %d more problems; is this the right file?", r.more)})
+	}
+	return nil, &Error{Path: path, Problems: r.problems}
 }
 
 // reader takes the values of one file into a Config.
@@ -105,13 +113,34 @@ type reader struct {
 	cfg      *Config
 	values   map[string]any
 	keys     []toml.Key
-	lines    func(key string) int
+	lines    func(toml.Key) int
 	set      map[string]bool // keys that are in the file
+	bad      map[string]bool // keys and sections whose value was not taken
 	problems []Problem
+	more     int // problems beyond maxProblems
 }
 
+// problem is about a known key; its line is that of the key in the file.
 func (r *reader) problem(key, format string, args ...any) {
-	r.problems = append(r.problems, Problem{Line: r.lines(key), Key: key, Message: fmt.Sprintf(format, args...)})
+	r.problemAt(strings.Split(key, "."), format, args...)
+}
+
+func (r *reader) problemAt(key toml.Key, format string, args ...any) {
+	if r.full() {
+		return
+	}
+	r.add(Problem{Line: r.lines(key), Key: key.String(), Message: fmt.Sprintf(format, args...)})
+}
+
+func (r *reader) add(p Problem) { r.problems = append(r.problems, p) }
+
+// full says whether enough was told, and counts what is not told any more.
+func (r *reader) full() bool {
+	if len(r.problems) < maxProblems {
+		return false
+	}
+	r.more++
+	return true
 }
 
 const socketKey = "target.socket"
@@ -131,52 +160,63 @@ func (r *reader) take() {
 		}
 	}
 	names = append(names, socketKey+".listen", socketKey+".name")
-	unknown := ""
 	for _, k := range r.keys {
-		key := strings.Join(k, ".")
-		value, _ := at(r.values, k)
+		key := k.String() // with quotes where a part has a dot, so that "patch.dir" is not taken for patch.dir
+		value := at(r.values, k)
 		_, isTable := value.(map[string]any)
 		target, ok := known[key]
 		switch {
+		case r.complained(k):
+			// Below a section that was complained of already.
 		case ok:
 			r.set[key] = true
 			if err := assign(target, value); err != nil {
-				r.problem(key, "%v", err)
+				r.bad[key] = true
+				r.problemAt(k, "%v", err)
 			}
 		case strings.HasPrefix(key, "target.env.") || key == socketKey || strings.HasPrefix(key, socketKey+"."):
 			// Part of a value that is taken as a whole.
 		case tables[key] && isTable:
 			r.set[key] = true
 		case tables[key]:
-			r.problem(key, "is a section; write [%s] on a line of its own, and its keys below", key)
-		case unknown != "" && strings.HasPrefix(key, unknown):
-			// Below a section that was complained of already.
+			r.bad[key] = true
+			r.problemAt(k, "is a section; write [%s] on a line of its own, and its keys below", key)
 		default:
-			if isTable {
-				unknown = key + "."
+			r.bad[key] = true
+			if !r.full() {
+				r.problemAt(k, "there is no such key; did you mean %s?", nearest(key, names, value, tables))
 			}
-			r.problem(key, "there is no such key; did you mean %s?", nearest(key, names, isTable, tables))
 		}
 	}
 	r.sockets()
 }
 
+// complained says whether the key, or a section that it is in, was refused.
+func (r *reader) complained(k toml.Key) bool {
+	for i := range k {
+		if r.bad[k[:i+1].String()] {
+			return true
+		}
+	}
+	return false
+}
+
 // at finds a key's value; nil for what is inside a list of tables.
-func at(values map[string]any, key toml.Key) (any, bool) {
+func at(values map[string]any, key toml.Key) any {
 	var v any = values
 	for _, k := range key {
 		m, ok := v.(map[string]any)
 		if !ok {
-			return nil, false
+			return nil
 		}
 		v = m[k]
 	}
-	return v, true
+	return v
 }
 
 func (r *reader) sockets() {
-	value, ok := at(r.values, toml.Key{"target", "socket"})
-	if !ok || value == nil {
+	value := at(r.values, toml.Key{"target", "socket"})
+	if value == nil {
 		return
 	}
 	r.set[socketKey] = true
@@ -185,15 +225,22 @@ func (r *reader) sockets() {
 		r.problem(socketKey, "is a list of tables; write [[%s]]", socketKey)
 		return
 	}
-	for _, table := range list {
+	for i, table := range list {
+		place := fmt.Sprintf("number %d", i+1) // the library knows the line of the last one only
 		var s Socket
+		sound := true
 		for _, key := range slices.Sorted(maps.Keys(table)) {
 			target := map[string]*string{"listen": &s.Listen, "name": &s.Name}[key]
 			if target == nil {
-				r.problem(socketKey, "there is no key %s in it; did you mean %s?", key, nearest(key, []string{"listen", "name"}, false, nil))
+				sound = false
+				r.problem(socketKey, "%s: there is no key %s in it; did you mean %s?", place, key, nearest(key, []string{"listen", "name"}, nil, nil))
 			} else if err := assign(target, table[key]); err != nil {
-				r.problem(socketKey, "%s: %v", key, err)
+				sound = false
+				r.problem(socketKey, "%s: %s %v", place, key, err)
 			}
+		}
+		if sound && !s.sound() {
+			r.problem(socketKey, `%s: listen is %q; write "tcp:127.0.0.1:8080" or "unix:/run/app.sock"`, place, s.Listen)
 		}
 		r.cfg.Target.Sockets = append(r.cfg.Target.Sockets, s)
 	}
@@ -201,69 +248,83 @@ func (r *reader) sockets() {
 
 // assign takes a value of the file into where it belongs.
 func assign(target, value any) error {
-	mismatch := func(want string) error { return fmt.Errorf("is %s; it must be %s", kind(value), want) }
 	switch t := target.(type) {
 	case *string:
 		s, ok := value.(string)
 		if !ok {
-			return mismatch("a string in quotes")
+			return mismatch(value, "a string in quotes")
 		}
 		*t = s
 	case *bool:
 		b, ok := value.(bool)
 		if !ok {
-			return mismatch("true or false")
+			return mismatch(value, "true or false")
 		}
 		*t = b
 	case *int64:
 		n, ok := value.(int64)
 		if !ok {
-			return mismatch("a whole number")
+			return mismatch(value, "a whole number")
 		}
 		*t = n
 	case *int:
 		n, ok := value.(int64)
 		if !ok || n < math.MinInt32 || n > math.MaxInt32 {
-			return mismatch("a whole number")
+			return mismatch(value, "a whole number")
 		}
 		*t = int(n)
 	case *[]string:
-		list, ok := value.([]any)
-		if !ok {
-			return mismatch(`a list of strings, such as ["a", "b"]`)
-		}
-		*t = make([]string, len(list))
-		for i, v := range list {
-			if (*t)[i], ok = v.(string); !ok {
-				return fmt.Errorf("has %s at place %d; all of it must be strings in quotes", kind(v), i+1)
-			}
-		}
+		return assignList(t, value)
 	case *map[string]string:
-		table, ok := value.(map[string]any)
-		if !ok {
-			return mismatch(`a table of strings, such as { NAME = "value" }`)
-		}
-		*t = map[string]string{}
-		for k, v := range table {
-			if (*t)[k], ok = v.(string); !ok {
-				return fmt.Errorf("has %s for %s; all values must be strings in quotes", kind(v), k)
-			}
-		}
+		return assignTable(t, value)
 	case encoding.TextUnmarshaler:
 		s, ok := value.(string)
 		if !ok {
-			example := map[bool]string{true: `"5s"`, false: `"64MiB"`}
 			switch target.(type) {
 			case *Duration:
-				return mismatch("a duration with its unit, in quotes: write " + example[true])
+				return mismatch(value, `a duration with its unit, in quotes: write "5s"`)
 			case *Size:
-				return mismatch("a size with its unit, in quotes: write " + example[false])
+				return mismatch(value, `a size with its unit, in quotes: write "64MiB"`)
 			}
-			return mismatch("a string in quotes")
+			return mismatch(value, "a string in quotes")
 		}
 		return t.UnmarshalText([]byte(s))
 	}
 	return nil
+}
+
+func assignList(target *[]string, value any) error {
+	list, ok := value.([]any)
+	if !ok {
+		return mismatch(value, `a list of strings, such as ["a", "b"]`)
+	}
+	taken := make([]string, len(list))
+	for i, v := range list {
+		if taken[i], ok = v.(string); !ok {
+			return fmt.Errorf("has %s at place %d; all of it must be strings in quotes", kind(v), i+1)
+		}
+	}
+	*target = taken
+	return nil
+}
+
+func assignTable(target *map[string]string, value any) error {
+	table, ok := value.(map[string]any)
+	if !ok {
+		return mismatch(value, `a table of strings, such as { NAME = "value" }`)
+	}
+	taken := map[string]string{}
+	for _, k := range slices.Sorted(maps.Keys(table)) {
+		if taken[k], ok = table[k].(string); !ok {
+			return fmt.Errorf("has %s for %s; all values must be strings in quotes", kind(table[k]), k)
+		}
+	}
+	*target = taken
+	return nil
+}
+
+func mismatch(value any, want string) error {
+	return fmt.Errorf("is %s; it must be %s", kind(value), want)
 }
 
 func kind(value any) string {
@@ -285,22 +346,23 @@ func kind(value any) string {
 	}
 }
 
-// locate returns a function that finds the line of a key. The library knows the
-// line of a value only when it fails to decode it, so it is made to fail.
-func locate(data string) func(string) int {
-	return func(key string) int {
-		var here map[string]toml.Primitive
-		meta, err := toml.Decode(data, &here)
-		if err != nil {
-			return 0
-		}
-		parts := strings.Split(key, ".")
-		for i, part := range parts {
+// locate returns a function that finds the line of a key; 0 if the file has none.
+// The library knows the line of a value only when it fails to decode it, so it is
+// made to fail.
+func locate(data string) func(toml.Key) int {
+	whole := sync.OnceValues(func() (map[string]toml.Primitive, toml.MetaData) {
+		var top map[string]toml.Primitive
+		meta, _ := toml.Decode(data, &top) // it was decoded before
+		return top, meta
+	})
+	return func(key toml.Key) int {
+		here, meta := whole()
+		for i, part := range key {
 			value, ok := here[part]
 			if !ok {
 				return 0
 			}
-			if i == len(parts)-1 {
+			if i == len(key)-1 {
 				e, _ := errors.AsType[toml.ParseError](meta.PrimitiveDecode(value, new(unwilling)))
 				return e.Position.Line
 			}
@@ -318,16 +380,23 @@ type unwilling struct{}
 
 func (*unwilling) UnmarshalTOML(any) error { return errors.New("found") }
 
-// nearest returns the known key that takes the fewest changes to reach, in quotes.
-func nearest(key string, names []string, isTable bool, tables map[string]bool) string {
+// maxKey is the longest key for which a nearest one is looked for by all of it:
+// twice the longest that there is.
+const maxKey = 50
+
+// nearest returns the known key, or for a table the section, that takes the fewest
+// changes to reach.
+func nearest(key string, names []string, value any, tables map[string]bool) string {
+	_, isTable := value.(map[string]any)
 	if isTable {
 		names = slices.Sorted(maps.Keys(tables))
 	}
+	key = strings.ToLower(key[:min(len(key), maxKey)])
 	best, least := "", math.MaxInt
 	for _, name := range names {
-		d := distance(strings.ToLower(key), name)
+		d := distance(key, name)
 		// A key in the wrong section is nearest to its namesake.
-		if own := name[strings.LastIndexByte(name, '.')+1:]; own == strings.ToLower(key[strings.LastIndexByte(key, '.')+1:]) {
+		if own := name[strings.LastIndexByte(name, '.')+1:]; own == key[strings.LastIndexByte(key, '.')+1:] {
 			d = min(d, 2)
 		}
 		if d < least {

@@ -56,10 +56,13 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	}
 	check("patch.dir", c.Patch.Dir, errors.Join(canMake(c.Patch.Dir), checkPatchDir(c.Patch.Dir)))
 	check("state.dir", c.State.Dir, errors.Join(canMake(c.State.Dir), checkPrivate("state.dir", c.State.Dir)))
+	if err := c.distinct(); err != nil {
+		check("state.dir", "", err)
+	}
 	check("state.dir", "on the filesystem of target.root", sameFilesystem(c.State.Dir, t.Root))
 	for _, p := range []struct{ key, path string }{{"log.file", c.Log.File}, {"target.output", t.Output}} {
 		if p.path != "" {
-			check(p.key, p.path, canMake(filepath.Dir(p.path)))
+			check(p.key, p.path, canAppend(p.key, p.path))
 		}
 	}
 	return all
@@ -73,6 +76,7 @@ func (c *Config) CheckFolders() error {
 		checkPatchDir(c.Patch.Dir),
 		checkPrivate("state.dir", c.State.Dir),
 		sameFilesystem(c.State.Dir, c.Target.Root),
+		c.distinct(),
 	} {
 		if err != nil {
 			return err
@@ -121,6 +125,43 @@ func canMake(path string) error {
 		}
 		return nil
 	}
+}
+
+// canAppend says whether a file can be written in a folder that is there.
+func canAppend(key, path string) error {
+	dir := filepath.Dir(path)
+	if err := needDir("the folder of "+key, dir); err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = writable(dir)
+	case err == nil && info.IsDir():
+		return fmt.Errorf("%s %s is a folder; it must be a file", key, path)
+	case err == nil:
+		err = appendable(path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write %s %s: %w", key, path, err)
+	}
+	return nil
+}
+
+// distinct refuses folders that are one and the same by way of a link or a mount,
+// which their names do not show.
+func (c *Config) distinct() error {
+	folders := []struct{ key, path string }{{"patch.dir", c.Patch.Dir}, {"state.dir", c.State.Dir}, {"target.root", c.Target.Root}}
+	for i, a := range folders {
+		for _, b := range folders[i+1:] {
+			x, errX := os.Stat(a.path)
+			y, errY := os.Stat(b.path)
+			if errX == nil && errY == nil && os.SameFile(x, y) {
+				return fmt.Errorf("%s %s and %s %s are the same folder; each must be one of its own", a.key, a.path, b.key, b.path)
+			}
+		}
+	}
+	return nil
 }
 
 // findCommand says whether the program is there and can be executed, as the

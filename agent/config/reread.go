@@ -3,6 +3,7 @@ package config
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -58,8 +59,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-events:
-			settled.Reset(settleTime)
+		case event := <-events:
+			if w.concerns(event) {
+				settled.Reset(settleTime)
+			}
 			continue
 		case <-errs:
 		case <-settled.C:
@@ -72,11 +75,24 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
+// concerns says whether the event can have changed the file. Writes to its
+// neighbours, such as a log, cannot; a new or a removed neighbour can, since the
+// file may be a link that leads through it.
+func (w *Watcher) concerns(event fsnotify.Event) bool {
+	return event.Op&^(fsnotify.Write|fsnotify.Chmod) != 0 || filepath.Base(event.Name) == filepath.Base(w.path)
+}
+
+// absentTime is how long a file may be missing, empty or unreadable before that is
+// told: while it is being replaced it is so for a moment.
+const absentTime = 2 * time.Second
+
 // Reloader reads a file again and says whether its content has changed. Only one
 // goroutine may use it.
 type Reloader struct {
-	path string
-	seen [sha256.Size]byte // of the content that was last answered for
+	path   string
+	seen   [sha256.Size]byte // of the content that was last answered for
+	absent time.Time         // since when there has been no content
+	told   bool              // of its absence
 }
 
 // NewReloader returns a Reloader for the file that c was loaded from; a change
@@ -85,13 +101,25 @@ func NewReloader(c *Config) *Reloader { return &Reloader{path: c.Path, seen: c.s
 
 // Reread returns the new configuration if the file's content has changed since
 // the last call, and nil if not. An error is returned once for the content that
-// it is about. A file that is missing or empty is taken for one that is just
-// being replaced: no change.
+// it is about. A file that is missing, empty or unreadable is taken for one that is
+// just being replaced, and is an error, once, if a later call finds it still so
+// after absentTime.
 func (r *Reloader) Reread() (*Config, error) {
 	data, err := readFile(r.path)
-	if err != nil || len(data) == 0 {
-		return nil, nil
+	if err == nil && len(data) == 0 {
+		err = fmt.Errorf("%s is empty", r.path)
 	}
+	if err != nil {
+		if r.absent.IsZero() {
+			r.absent = time.Now()
+		}
+		if r.told || time.Since(r.absent) < absentTime {
+			return nil, nil
+		}
+		r.told = true
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	r.absent, r.told = time.Time{}, false
 	sum := sha256.Sum256(data)
 	if sum == r.seen {
 		return nil, nil
@@ -126,7 +154,7 @@ func (c *Config) KeepFixed(inForce *Config) {
 	old := inForce.fields()
 	for i, f := range c.fields() {
 		if f.when == restart {
-			*f.value.(*string) = *old[i].value.(*string)
+			reflect.ValueOf(f.value).Elem().Set(reflect.ValueOf(old[i].value).Elem())
 		}
 	}
 	c.Target.Sockets = inForce.Target.Sockets

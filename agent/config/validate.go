@@ -2,12 +2,15 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"math"
 	"net"
 	"net/url"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,20 +26,26 @@ const (
 
 func (r *reader) validate() {
 	c := r.cfg
-	if c.Region == "" {
+	if c.Region == "" && !r.bad["region"] {
 		r.problem("region", "must be set: a patch for another region is refused")
 	}
 	if c.Build < 0 {
 		r.problem("build", "must not be negative")
 	}
-	if len(c.Target.Command) == 0 || slices.Contains(c.Target.Command, "") {
+	switch {
+	case r.bad["target"] || r.bad["target.command"]:
+	case len(c.Target.Command) == 0:
 		r.problem("target.command", `must be set: the program and its arguments, such as ["bin/app", "-v"]`)
+	case slices.Contains(c.Target.Command, ""):
+		r.problem("target.command", "has an empty string in it; all of it must be the program and its arguments")
 	}
+	// First, since a default that gives place to what is set has no bounds to keep.
+	r.methods()
 	r.words()
 	r.bounds()
 	r.paths()
-	r.methods()
 	r.commands()
+	r.signals()
 	r.later()
 }
 
@@ -114,7 +123,8 @@ func (r *reader) paths() {
 		}
 	}
 	for _, glob := range c.Target.Protect {
-		if !doublestar.ValidatePattern(glob) || strings.HasPrefix(glob, "/") || glob == "" {
+		// One with "..", or a slash at its end, would match nothing and protect nothing.
+		if !doublestar.ValidatePattern(glob) || !fs.ValidPath(glob) || glob == "." {
 			r.problem("target.protect", "%q is not a pattern relative to target.root, such as \"data/**\" or \"*.key\"", glob)
 		}
 	}
@@ -146,18 +156,43 @@ func (r *reader) commands() {
 		}
 	}
 	for key, address := range map[string]string{"target.ready.tcp": c.Target.Ready.TCP, "target.health.tcp": c.Target.Health.TCP} {
-		if _, port, err := net.SplitHostPort(address); address != "" && (err != nil || port == "") {
+		if address != "" && !hostPort(address) {
 			r.problem(key, `%q is not an address; write one like "127.0.0.1:8080"`, address)
 		}
 	}
-	for _, s := range c.Target.Sockets {
-		address, tcp := strings.CutPrefix(s.Listen, "tcp:")
-		_, port, err := net.SplitHostPort(address)
-		unix, isUnix := strings.CutPrefix(s.Listen, "unix:")
-		if !(tcp && err == nil && port != "") && !(isUnix && filepath.IsAbs(unix)) {
-			r.problem(socketKey, `listen is %q; write "tcp:127.0.0.1:8080" or "unix:/run/app.sock"`, s.Listen)
-		}
+	if u := c.Target.User; strings.HasPrefix(u, "-") || strings.ContainsFunc(u, func(c rune) bool { return c <= ' ' || c == ':' || c == '/' }) {
+		r.problem("target.user", "%q is not the name of a user", u)
 	}
+}
+
+// signals refuses those that cannot do what they are for.
+func (r *reader) signals() {
+	stop, reload := r.cfg.Target.StopSignal.Name, r.cfg.Target.Reload.Signal.Name
+	if stop == "" {
+		r.problem("target.stop_signal", `must not be empty; write one like "SIGTERM"`)
+	}
+	if stop == "SIGSTOP" || stop == "SIGCONT" {
+		r.problem("target.stop_signal", "%s ends no process", stop)
+	}
+	if reload == "SIGSTOP" || reload == "SIGKILL" {
+		r.problem("target.reload.signal", "%s tells a process nothing: it cannot be caught", reload)
+	}
+}
+
+// hostPort says whether address is a host and a port by number.
+func hostPort(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	n, notNumber := strconv.ParseUint(port, 10, 16)
+	return err == nil && host != "" && notNumber == nil && n > 0
+}
+
+// sound says whether the socket's address is one.
+func (s Socket) sound() bool {
+	if address, ok := strings.CutPrefix(s.Listen, "tcp:"); ok {
+		return hostPort(address)
+	}
+	socket, ok := strings.CutPrefix(s.Listen, "unix:")
+	return ok && path.IsAbs(socket)
 }
 
 // checkEndpoint accepts http://host/path, https://host/path and unix:/socket:/path.
@@ -166,11 +201,11 @@ func checkEndpoint(endpoint string) error {
 		return nil
 	}
 	if rest, ok := strings.CutPrefix(endpoint, "unix:"); ok {
-		socket, path, _ := strings.Cut(rest, ":")
-		if filepath.IsAbs(socket) && (path == "" || strings.HasPrefix(path, "/")) {
+		socket, page, _ := strings.Cut(rest, ":")
+		if path.IsAbs(socket) && (page == "" || strings.HasPrefix(page, "/")) {
 			return nil
 		}
-	} else if u, err := url.Parse(endpoint); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" {
+	} else if u, err := url.Parse(endpoint); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" {
 		return nil
 	}
 	return fmt.Errorf(`%q is not an address; write "http://127.0.0.1:8080/path" or "unix:/run/app.sock:/path"`, endpoint)
@@ -248,21 +283,28 @@ func (r *reader) later() {
 }
 
 // clashes finds folders that cannot be what they are together.
-func (c *Config) clashes() []Problem {
-	var problems []Problem
-	clash := func(key, format string, args ...any) {
-		problems = append(problems, Problem{Key: key, Message: fmt.Sprintf(format, args...)})
+func (r *reader) clashes() {
+	patch, state, root := r.cfg.Patch.Dir, r.cfg.State.Dir, r.cfg.Target.Root
+	if patch == "" || state == "" || root == "" {
+		return // complained of already
 	}
-	if c.Patch.Dir == c.Target.Root || below(c.Target.Root, c.Patch.Dir) {
-		clash("patch.dir", "holds target.root: the tree would lie among the drops")
+	// The line is that of whichever of the two keys the file has.
+	clash := func(key, other, message string) {
+		line := r.lines(strings.Split(key, "."))
+		if line == 0 {
+			line = r.lines(strings.Split(other, "."))
+		}
+		r.add(Problem{Line: line, Key: key, Message: message})
 	}
-	if c.State.Dir == c.Target.Root || below(c.Target.Root, c.State.Dir) {
-		clash("state.dir", "holds target.root: the tree would lie in the agent's own folder")
+	if patch == root || below(root, patch) {
+		clash("patch.dir", "target.root", "holds target.root: the tree would lie among the drops")
 	}
-	if c.State.Dir == c.Patch.Dir || below(c.State.Dir, c.Patch.Dir) || below(c.Patch.Dir, c.State.Dir) {
-		clash("state.dir", "and patch.dir must be folders of their own, neither within the other")
+	if state == root || below(root, state) {
+		clash("state.dir", "target.root", "holds target.root: the tree would lie in the agent's own folder")
 	}
-	return problems
+	if state == patch || below(state, patch) || below(patch, state) {
+		clash("state.dir", "patch.dir", "and patch.dir must be folders of their own, neither within the other")
+	}
 }
 
 // below says whether path is inside dir.

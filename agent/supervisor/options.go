@@ -1,0 +1,99 @@
+package supervisor
+
+import (
+	"syscall"
+	"time"
+)
+
+// Policy says when a process that ended by itself is started again.
+type Policy string
+
+// The policies.
+const (
+	OnFailure Policy = "on-failure"
+	Always    Policy = "always"
+	Never     Policy = "never"
+)
+
+// Options say what is run, and how.
+type Options struct {
+	Command     []string          // with a slash: relative to Dir; without: found in PATH
+	Dir         string            // working directory
+	Env         map[string]string // added to a minimal environment
+	User        string            // run as; "" is the agent's own
+	StopSignal  syscall.Signal    // SIGTERM if zero
+	StopTimeout time.Duration     // then SIGKILL
+	Restart     Policy
+	Output      string // stdout and stderr are appended there; "" is the agent's own
+	Ready       Ready
+	Reload      Reload
+	Backoff     Backoff
+	StateFile   string // where the running process is on record
+
+	OutputMaxSize  int64 // bytes; 0: not rotated
+	OutputMaxFiles int
+}
+
+// Ready is when a started process counts as up: HTTP, TCP or Exec if one is set,
+// otherwise after living for Delay.
+type Ready struct {
+	Delay time.Duration
+	Probe
+	Timeout time.Duration
+}
+
+// Reload is how a running process is told that its files have changed. None set:
+// it is not told.
+type Reload struct {
+	Signal  syscall.Signal
+	Exec    []string
+	HTTP    string // asked by POST; 2xx is success
+	Timeout time.Duration
+}
+
+// Backoff is how restarts are spaced. The zero value is the default.
+type Backoff struct {
+	First time.Duration // before the first restart; doubles each time
+	Max   time.Duration // the longest delay
+	Limit int           // restarts in a row, then the process stays down
+	Quiet time.Duration // a run that long begins the count anew
+}
+
+func (b Backoff) withDefaults() Backoff {
+	if b.First == 0 {
+		b.First = 200 * time.Millisecond
+	}
+	if b.Max == 0 {
+		b.Max = 30 * time.Second
+	}
+	if b.Limit == 0 {
+		b.Limit = 50 // with the longest delay about 20 minutes
+	}
+	if b.Quiet == 0 {
+		b.Quiet = time.Minute
+	}
+	return b
+}
+
+// A State is what the process is doing.
+type State string
+
+// The states.
+const (
+	Stopped  State = "stopped"  // not asked for
+	Starting State = "starting" // not ready yet
+	Running  State = "running"  // ready
+	Stopping State = "stopping"
+	Waiting  State = "back-off" // failed; will be started again
+	Failed   State = "failed"   // failed too often; stays down
+	Ended    State = "ended"    // ended by itself, and the policy leaves it so
+)
+
+// Status is a snapshot.
+type Status struct {
+	State    State     `json:"state"`
+	PID      int       `json:"pid"` // 0: none
+	Since    time.Time `json:"since"`
+	Restarts int       `json:"restarts"`
+	LastExit string    `json:"last_exit"`
+}

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) {
 		play(role)
 		return
 	}
+	// A hangup that is ignored here, as nohup has it, would be ignored by the processes
+	// too; the agent handles it, and so do the tests.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	os.Exit(m.Run())
 }
 

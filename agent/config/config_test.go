@@ -145,15 +145,28 @@ func TestRefused(t *testing.T) {
 		{without("target.stop_signal", `"SIGNONE"`), `"SIGNONE" is not the name of a signal`},
 		{without("target.command", `[]`), "target.command: must be set"},
 		{without("target.command", `["a", 3]`), "has a bare number at place 2"},
-		{without("target.command", `[""]`), "target.command: must be set"},
+		{without("target.command", `[""]`), "target.command: has an empty string in it"},
+		{without("target.stop_signal", `""`), "target.stop_signal: must not be empty"},
+		{without("target.stop_signal", `"STOP"`), "SIGSTOP ends no process"},
+		{without("target.reload.signal", `"KILL"`), "SIGKILL tells a process nothing"},
+		{without("target.user", `"a:b"`), `"a:b" is not the name of a user`},
+		{"\"patch.dir\" = \"x\"\n" + base, "agent.toml:1: \"patch.dir\": there is no such key; did you mean patch.dir?"},
+		{base + "\"reload.signal\" = \"HUP\"\n", "agent.toml:4: target.\"reload.signal\": there is no such key; did you mean target.reload.signal?"},
+		{base + "[[patch]]\ndir = \"x\"\n", "agent.toml:4: patch: is a section"},
 		{without("target.env", `{ "A=B" = "x" }`), `"A=B" is not the name of an environment variable`},
 		{without("target.env", `{ A = 1 }`), "has a bare number for A"},
 		{without("target.protect", `["/etc/**"]`), `"/etc/**" is not a pattern relative to target.root`},
 		{without("target.protect", `["[x"]`), "is not a pattern"},
+		{without("target.protect", `["../x"]`), "is not a pattern"},
+		{without("target.protect", `["data/"]`), "is not a pattern"},
 		{without("target.reload.http", `"ftp://x"`), `"ftp://x" is not an address`},
 		{without("target.reload.http", `"unix:run.sock:/x"`), "is not an address"},
 		{without("target.ready.tcp", `"8080"`), `"8080" is not an address`},
+		{without("target.ready.tcp", `"h:99999"`), `"h:99999" is not an address`},
+		{without("target.ready.tcp", `":80"`), `":80" is not an address`},
+		{without("target.ready.http", `"http://:80/"`), `"http://:80/" is not an address`},
 		{without("target.ready.exec", `[""]`), "begins with an empty string"},
+		{without("patch.settle", `"0"`), `"0" has no unit; write "0s"`},
 		{without("patch.poll", `"1ms"`), "patch.poll: is 1ms; it must be at least 10ms"},
 		{without("patch.patience", `"0s"`), "patch.patience: must be more than nothing"},
 		{without("target.ready.delay", `"2m"`), "target.ready.delay: is 2m, longer than target.ready.timeout"},
@@ -162,9 +175,10 @@ func TestRefused(t *testing.T) {
 		{base + "[target.ready]\ntcp = \"h:1\"\nhttp = \"http://h/\"\n", "only one of delay, notify, http, tcp, exec can be set"},
 		{without("patch.dir", `""`), "patch.dir: must not be empty"},
 		{without("patch.dir", `"."`), "patch.dir: holds target.root"},
-		{without("state.dir", `"patch/state"`), "neither within the other"},
-		{without("target.root", `"patch/app"`), "patch.dir: holds target.root"},
-		{base + "[[target.socket]]\nlisten = \"tcp:127.0.0.1:80\"\nnam = \"x\"\n", "there is no key nam in it; did you mean name?"},
+		{without("state.dir", `"patch/state"`), "agent.toml:5: state.dir: and patch.dir must be folders of their own, neither within the other"},
+		{without("target.root", `"patch/app"`), "agent.toml:4: patch.dir: holds target.root"},
+		{base + "[[target.socket]]\nlisten = \"tcp:127.0.0.1:80\"\nnam = \"x\"\n", "agent.toml:4: target.socket: there is no key nam in it; did you mean name?"},
+		{base + "[[target.socket]]\nlisten = \"x\"\n[[target.socket]]\nlisten = \"tcp:h:1\"\n", `agent.toml:4: target.socket: listen is "x"`},
 		{base + "[[target.socket]]\nlisten = \"udp:1\"\n", `listen is "udp:1"`},
 		{base + "[target.socket]\nlisten = \"x\"\n", "write [[target.socket]]"},
 		{"x = \"" + strings.Repeat("a", maxFile) + "\"\n" + base, "larger than"},
@@ -173,6 +187,44 @@ func TestRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%.80q: %v, want %q", c.text, err, c.says)
 		}
+	}
+}
+
+// All that is wrong is told, in the order of the lines, and nothing twice.
+func TestAllProblemsAreTold(t *testing.T) {
+	_, err := loadText(t, "region = 3\nlog = { level = \"x\", format = \"x\", max_size = \"1B\" }\n[patch]\npoll = 5\ndir = \"x\"\n[state]\ndir = \"x/y\"\n[foo]\na = 1\nb = 2\n[[bar]]\nc = 1\n[[bar]]\n[target]\ncommand = 3\n")
+	var got []string
+	for _, p := range problems(t, err) {
+		got = append(got, fmt.Sprintf("%d %s", p.Line, p.Key))
+	}
+	// The library knows of the last [[bar]] only.
+	want := []string{"1 region", "2 log.format", "2 log.level", "2 log.max_size", "4 patch.poll", "7 state.dir", "8 foo", "13 bar", "15 target.command"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%v%s", err, diff)
+	}
+	for line := range strings.Lines(err.Error()) {
+		if !regexp.MustCompile(`^/.*/agent.toml:\d+: \S+: `).MatchString(line) {
+			t.Errorf("%q does not begin with file, line and key", line)
+		}
+	}
+}
+
+// A file that is something else altogether is refused at once, and briefly.
+func TestAnotherFile(t *testing.T) {
+	var text strings.Builder
+	for i := range 5_000 {
+		fmt.Fprintf(&text, "key%d = 1\n", i)
+	}
+	_, err := loadText(t, text.String())
+	if got := problems(t, err); len(got) != maxProblems+1 || !strings.Contains(err.Error(), "there are 4952 more problems; is this the right file?") {
+		t.Errorf("%d problems, the last %+v", len(got), got[len(got)-1])
+	}
+}
+
+// A way that is set has its own bounds, not those of the default that it replaces.
+func TestDefaultGivesPlace(t *testing.T) {
+	if _, err := loadText(t, base+"[target.ready]\ntcp = \"h:1\"\ntimeout = \"50ms\"\n"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -90,7 +91,10 @@ func parse(path string, data []byte) (*Config, error) {
 		}
 		return nil, &Error{Path: path, Problems: []Problem{p}}
 	}
-	r := reader{cfg: Default(), values: values, keys: meta.Keys(), lines: locate(string(data)), set: map[string]bool{}, bad: map[string]bool{}}
+	r := reader{
+		cfg: Default(), data: string(data), values: values, keys: meta.Keys(), lines: locate(string(data)),
+		set: map[string]bool{}, bad: map[string]bool{},
+	}
 	r.cfg.Path, r.cfg.sum = path, sha256.Sum256(data)
 	r.take()
 	r.validate()
@@ -111,6 +115,7 @@ func parse(path string, data []byte) (*Config, error) {
 // reader takes the values of one file into a Config.
 type reader struct {
 	cfg      *Config
+	data     string
 	values   map[string]any
 	keys     []toml.Key
 	lines    func(toml.Key) int
@@ -225,25 +230,49 @@ func (r *reader) sockets() {
 		r.problem(socketKey, "is a list of tables; write [[%s]]", socketKey)
 		return
 	}
+	lines := socketLines(r.data, len(list))
 	for i, table := range list {
-		place := fmt.Sprintf("number %d", i+1) // the library knows the line of the last one only
+		wrong := func(format string, args ...any) {
+			if !r.full() {
+				r.add(Problem{Line: lines[i], Key: socketKey, Message: fmt.Sprintf(format, args...)})
+			}
+		}
 		var s Socket
 		sound := true
 		for _, key := range slices.Sorted(maps.Keys(table)) {
 			target := map[string]*string{"listen": &s.Listen, "name": &s.Name}[key]
 			if target == nil {
 				sound = false
-				r.problem(socketKey, "%s: there is no key %s in it; did you mean %s?", place, key, nearest(key, []string{"listen", "name"}, nil, nil))
+				wrong("there is no key %s in it; did you mean %s?", key, nearest(key, []string{"listen", "name"}, nil, nil))
 			} else if err := assign(target, table[key]); err != nil {
 				sound = false
-				r.problem(socketKey, "%s: %s %v", place, key, err)
+				wrong("%s %v", key, err)
 			}
 		}
 		if sound && !s.sound() {
-			r.problem(socketKey, `%s: listen is %q; write "tcp:127.0.0.1:8080" or "unix:/run/app.sock"`, place, s.Listen)
+			wrong(`listen is %q; write "tcp:127.0.0.1:8080" or "unix:/run/app.sock"`, s.Listen)
 		}
 		r.cfg.Target.Sockets = append(r.cfg.Target.Sockets, s)
 	}
+}
+
+var socketHeader = regexp.MustCompile(`^\s*\[\[\s*target\s*\.\s*socket\s*\]\]`)
+
+// socketLines returns the lines on which the n tables begin, of which the library
+// knows only the last. They are 0 where they are written in another way.
+func socketLines(data string, n int) []int {
+	var lines []int
+	number := 0
+	for line := range strings.Lines(data) {
+		number++
+		if socketHeader.MatchString(line) {
+			lines = append(lines, number)
+		}
+	}
+	if len(lines) != n {
+		return make([]int, n)
+	}
+	return lines
 }
 
 // assign takes a value of the file into where it belongs.

@@ -27,11 +27,12 @@ type Watcher struct {
 	path string
 	log  hclog.Logger
 	wake chan struct{}
+	poll time.Duration
 }
 
 // Watch returns a Watcher for the file at path; Run makes it work.
 func Watch(path string, log hclog.Logger) *Watcher {
-	return &Watcher{path: path, log: log, wake: make(chan struct{}, 1)}
+	return &Watcher{path: path, log: log, wake: make(chan struct{}, 1), poll: pollEvery}
 }
 
 // C wakes the owner. Wakes that come while one is unread are one.
@@ -40,7 +41,7 @@ func (w *Watcher) C() <-chan struct{} { return w.wake }
 // Run watches until ctx is done. It watches the file's folder, since a rename
 // over the file, or a link that is pointed elsewhere, ends a watch of the file.
 func (w *Watcher) Run(ctx context.Context) error {
-	poll := time.NewTicker(pollEvery)
+	poll := time.NewTicker(w.poll)
 	defer poll.Stop()
 	settled := time.NewTimer(0)
 	defer settled.Stop()

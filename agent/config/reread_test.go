@@ -2,12 +2,15 @@ package config
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/go-hclog"
 )
@@ -47,6 +50,76 @@ func TestReread(t *testing.T) {
 	}
 }
 
+// A file that stays away, empty or unreadable is an error, once, and is read again
+// when it is back.
+func TestRereadAbsent(t *testing.T) {
+	for _, absence := range []struct {
+		name string
+		make func(path string) error
+	}{
+		{"removed", os.Remove},
+		{"empty", func(path string) error { return os.WriteFile(path, nil, 0o644) }},
+		{"a folder", func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o755)) }},
+	} {
+		t.Run(absence.name, func(t *testing.T) {
+			c, err := loadText(t, base)
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Test(t, func(t *testing.T) {
+				r := NewReloader(c)
+				step := func(when string, wantNew, wantErr bool) {
+					t.Helper()
+					next, err := r.Reread()
+					if (next != nil) != wantNew || (err != nil) != wantErr {
+						t.Errorf("%s: %v, %v", when, next, err)
+					}
+				}
+				for _, again := range []string{"first", "second"} {
+					if err := absence.make(c.Path); err != nil {
+						t.Fatal(err)
+					}
+					step(again+" time, just now", false, false)
+					time.Sleep(absentTime)
+					step(again+" time, for long", false, true)
+					time.Sleep(absentTime)
+					step(again+" time, told already", false, false)
+					if err := os.RemoveAll(c.Path); err != nil {
+						t.Fatal(err)
+					}
+					write(t, c.Path, base)
+					step("back as it was", false, false)
+				}
+				write(t, c.Path, base+"dir = \"x\"\n")
+				step("changed", true, false)
+			})
+		})
+	}
+}
+
+// Writes to a neighbour of the file wake nobody; all else may be about the file.
+func TestWatcherConcerns(t *testing.T) {
+	w := Watch("/etc/app/agent.toml", hclog.NewNullLogger())
+	for _, c := range []struct {
+		name string
+		op   fsnotify.Op
+		want bool
+	}{
+		{"agent.toml", fsnotify.Write, true},
+		{"agent.toml", fsnotify.Chmod, true},
+		{"agent.toml", fsnotify.Remove, true},
+		{"agent.log", fsnotify.Write, false},
+		{"agent.log", fsnotify.Write | fsnotify.Chmod, false},
+		{"agent.log", fsnotify.Create | fsnotify.Write, true},
+		{"..data", fsnotify.Create, true},
+		{"..data", fsnotify.Rename, true},
+	} {
+		if got := w.concerns(fsnotify.Event{Name: "/etc/app/" + c.name, Op: c.op}); got != c.want {
+			t.Errorf("%s of %s: %v", c.op, c.name, got)
+		}
+	}
+}
+
 func TestChangedAndFixed(t *testing.T) {
 	before, err := loadText(t, base)
 	if err != nil {
@@ -80,6 +153,7 @@ func TestWatcherWakes(t *testing.T) {
 	path := filepath.Join(dir, "agent.toml")
 	write(t, path, base)
 	w := Watch(path, hclog.NewNullLogger())
+	w.poll = time.Hour // events alone must do
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
@@ -163,6 +237,12 @@ func TestFolders(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "is a link"},
+		{"the state folder is the tree", func(t *testing.T, dir string) {
+			chmod(t, dir, 0o755)
+			if err := errors.Join(os.Remove(filepath.Join(dir, ".patchagent")), os.Symlink(".", filepath.Join(dir, ".patchagent"))); err != nil {
+				t.Fatal(err)
+			}
+		}, "are the same folder"},
 		{"the patch folder is a file", func(t *testing.T, dir string) {
 			if err := os.Remove(filepath.Join(dir, "patch")); err != nil {
 				t.Fatal(err)
@@ -218,11 +298,62 @@ func TestMachineFindsWhatIsMissing(t *testing.T) {
 			bad[f.Subject] = true
 		}
 	}
-	want := map[string]bool{"target.root": true, "target.dir": true, "target.command": true, "target.user": true, "target.reload.exec": true, "target.ready.exec": true}
+	want := map[string]bool{"target.root": true, "target.dir": true, "target.command": true, "target.user": true, "target.reload.exec": true, "target.ready.exec": true, "target.output": true}
 	if diff := cmp.Diff(want, bad); diff != "" {
 		t.Error(diff)
 	}
 	if entries, err := os.ReadDir(filepath.Dir(cfg.Path)); err != nil || len(entries) != 1 {
 		t.Errorf("the check left something: %v, %v", entries, err)
+	}
+}
+
+// A log or an output that the start could not open is found before it.
+func TestFilesCanBeWritten(t *testing.T) {
+	for _, c := range []struct{ file, says string }{
+		{"there.log", ""},
+		{"new.log", ""},
+		{"none/new.log", "is not there"},
+		{"folder", "is a folder; it must be a file"},
+		{"there.log/new.log", "is not a folder"},
+	} {
+		cfg, err := loadText(t, base+"output = \""+c.file+"\"\n[log]\nfile = \""+c.file+"\"\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Dir(cfg.Path)
+		write(t, filepath.Join(dir, "there.log"), "")
+		if err := os.Mkdir(filepath.Join(dir, "folder"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		looked := 0
+		for _, f := range cfg.CheckMachine(t.Context()) {
+			if f.Subject == "log.file" || f.Subject == "target.output" {
+				looked++
+				if f.OK != (c.says == "") || !strings.Contains(f.Message, c.says) {
+					t.Errorf("%s: %+v, want %q", c.file, f, c.says)
+				}
+			}
+		}
+		if looked != 2 {
+			t.Errorf("%s: looked at %d", c.file, looked)
+		}
+	}
+}
+
+// A state folder on another filesystem is refused, there or not yet.
+func TestOtherFilesystem(t *testing.T) {
+	const elsewhere = "/dev/shm"
+	here := t.TempDir()
+	if a, err := os.Stat(here); err != nil {
+		t.Fatal(err)
+	} else if b, err := os.Stat(elsewhere); err != nil || device(a) == device(b) {
+		t.Skip("there is no second filesystem at " + elsewhere)
+	}
+	cfg, err := loadText(t, base+"[state]\ndir = \""+elsewhere+"/patchagent-not-there/state\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.CheckFolders(); err == nil || !strings.Contains(err.Error(), "on different filesystems") {
+		t.Error(err)
 	}
 }

@@ -172,6 +172,9 @@ func (t Target) findCommand(argv []string) error {
 		name = filepath.Join(t.WorkDir(), name)
 	}
 	_, err := exec.LookPath(name)
+	if e, ok := errors.AsType[*exec.Error](err); ok {
+		return fmt.Errorf("cannot run %s: %w; build or install it, or change the key", argv[0], e.Err)
+	}
 	return err
 }
 

@@ -95,15 +95,6 @@ func readContainer(r io.ReaderAt, size int64, limits Limits) (entries []*entry, 
 	return entries, false, checkNames(entries)
 }
 
-// beginsLikeZip says whether the first bytes are, or can become, a zip's.
-func beginsLikeZip(r io.ReaderAt, size int64) bool {
-	first := make([]byte, min(size, 4))
-	if _, err := r.ReadAt(first, 0); err != nil && !errors.Is(err, io.EOF) || size == 0 {
-		return false
-	}
-	return bytes.HasPrefix([]byte("PK\x03\x04"), first) || bytes.HasPrefix([]byte("PK\x05\x06"), first)
-}
-
 func bad(format string, args ...any) error { return reason.Errorf(reason.NotAZip, format, args...) }
 
 func notAllThere(format string, args ...any) error {
@@ -155,8 +146,11 @@ func readEnd(r io.ReaderAt, size int64) (e end, unfinished bool, err error) {
 	if le16(record[4:]) != 0 && le16(record[4:]) != full16 || le16(record[6:]) != 0 && le16(record[6:]) != full16 || le16(record[8:]) != le16(record[10:]) {
 		return e, false, bad("it is one part of several")
 	}
-	if err := e.read64(r); err != nil {
-		return e, false, err
+	if unfinished, err := e.read64(r, size); err != nil {
+		return e, unfinished && !appended, err
+	}
+	if begin := e.at - e.size - e.offset; !appended && e.size >= 0 && e.offset >= 0 && insideZip(r, size, begin) {
+		return e, true, notAllThere(endsInside)
 	}
 	if e.offset < 0 || e.size < 0 || e.offset > e.at || e.offset+e.size != e.at {
 		return e, false, bad("its directory does not end where the end record begins")
@@ -165,48 +159,51 @@ func readEnd(r io.ReaderAt, size int64) (e end, unfinished bool, err error) {
 }
 
 // read64 takes over the zip64 end record, if there is one.
-func (e *end) read64(r io.ReaderAt) error {
+func (e *end) read64(r io.ReaderAt, fileSize int64) (unfinished bool, err error) {
 	needed := e.entries == full16 || e.size == full32 || e.offset == full32
 	if e.at < locatorLen {
 		if needed {
-			return bad("its zip64 end record is missing")
+			return false, bad("its zip64 end record is missing")
 		}
-		return nil
+		return false, nil
 	}
 	locator, err := readAt(r, e.at-locatorLen, locatorLen)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if le32(locator) != locatorSig {
 		if needed {
-			return bad("its zip64 end record is missing")
+			return false, bad("its zip64 end record is missing")
 		}
-		return nil
+		return false, nil
 	}
 	at := int64(le64(locator[8:]))
 	if le32(locator[4:]) != 0 || le32(locator[16:]) > 1 {
-		return bad("it is one part of several")
+		return false, bad("it is one part of several")
+	}
+	if begin := e.at - locatorLen - end64Len - at; at >= 0 && insideZip(r, fileSize, begin) {
+		return true, notAllThere(endsInside)
 	}
 	if at < 0 || at != e.at-locatorLen-end64Len {
-		return bad("its zip64 end record is not where it must be")
+		return false, bad("its zip64 end record is not where it must be")
 	}
 	record, err := readAt(r, at, end64Len)
 	if err != nil {
-		return err
+		return false, err
 	}
 	entries, size, offset := le64(record[32:]), le64(record[40:]), le64(record[48:])
 	switch {
 	case le32(record) != end64Signature || le64(record[4:]) != end64Len-12:
-		return bad("its zip64 end record is malformed")
+		return false, bad("its zip64 end record is malformed")
 	case le16(record[14:])&0xff > maxVersion:
-		return bad("it needs a newer version of the zip format")
+		return false, bad("it needs a newer version of the zip format")
 	case le32(record[16:]) != 0 || le32(record[20:]) != 0 || le64(record[24:]) != entries:
-		return bad("it is one part of several")
+		return false, bad("it is one part of several")
 	case !agrees(e.entries, full16, entries) || !agrees(uint64(e.size), full32, size) || !agrees(uint64(e.offset), full32, offset):
-		return bad("its two end records do not agree")
+		return false, bad("its two end records do not agree")
 	}
 	e.entries, e.size, e.offset, e.at = entries, int64(size), int64(offset), at
-	return nil
+	return false, nil
 }
 
 // agrees says whether a short field is its full one, or says to look there.
@@ -234,6 +231,9 @@ func readDirectory(r io.ReaderAt, e end, limits Limits) ([]*entry, bool, error) 
 		rest := make([]byte, int(le16(head[28:]))+int(le16(head[30:]))+int(le16(head[32:])))
 		if _, err := io.ReadFull(directory, rest); err != nil {
 			return nil, false, bad("its directory is shorter than the end record says")
+		}
+		if torn(rest[:le16(head[28:])]) {
+			return nil, true, notAllThere("its directory is not complete")
 		}
 		f, err := parseEntry(head[:], rest)
 		if err != nil {
@@ -409,6 +409,9 @@ func (f *entry) readLocal(r io.ReaderAt, limit int64) (unfinished bool, err erro
 	if err != nil {
 		return true, err
 	}
+	if torn(rest[:nameLen]) {
+		return true, notAllThere("%s is not there yet", f.name)
+	}
 	name := string(rest[:nameLen])
 	crc, packed, size := le32(head[14:]), int64(le32(head[18:])), int64(le32(head[22:]))
 	if err := readExtra(rest[nameLen:], name, []*int64{&size, &packed}, false); err != nil {
@@ -424,34 +427,34 @@ func (f *entry) readLocal(r io.ReaderAt, limit int64) (unfinished bool, err erro
 	case !same(int64(crc), int64(f.crc)) || !same(packed, f.packed) || !same(size, f.size):
 		return false, bad("the two headers of %s do not agree in size or checksum", f.name)
 	}
-	return false, f.readDescriptor(r, limit)
+	return f.readDescriptor(r, limit)
 }
 
 // readDescriptor checks what is between the packed bytes and limit: nothing, or a
 // data descriptor, with or without its signature, with short or long sizes (4.3.9).
-func (f *entry) readDescriptor(r io.ReaderAt, limit int64) error {
+func (f *entry) readDescriptor(r io.ReaderAt, limit int64) (unfinished bool, err error) {
 	at := f.data + f.packed
 	if f.flags&flagDescriptor == 0 {
 		if at != limit {
-			return bad("there is a gap after %s", f.name)
+			return false, bad("there is a gap after %s", f.name)
 		}
-		return nil
+		return false, nil
 	}
 	n := limit - at
 	if n == 0 && f.dir {
-		return nil
+		return false, nil
 	}
 	if n != descriptorLen && n != descriptorLen+4 && n != descriptorLen64 && n != descriptorLen64+4 {
-		return bad("there is a gap after %s", f.name)
+		return false, bad("there is a gap after %s", f.name)
 	}
 	d, err := readAt(r, at, n)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if n%8 != 4 { // 16 or 24: with its signature
-		if le32(d) != descriptorSig {
-			return bad("%s has a malformed data descriptor", f.name)
-		}
+	begins := d[0]
+	signed := n == descriptorLen+4 || n == descriptorLen64+4
+	same := !signed || le32(d) == descriptorSig
+	if signed {
 		d = d[4:]
 	}
 	packed, size := int64(le32(d[4:])), int64(0)
@@ -460,10 +463,14 @@ func (f *entry) readDescriptor(r io.ReaderAt, limit int64) error {
 	} else {
 		size = int64(le32(d[8:]))
 	}
-	if le32(d) != f.crc || packed != f.packed || size != f.size {
-		return bad("%s has a data descriptor that does not agree with the directory", f.name)
+	switch same = same && le32(d) == f.crc && packed == f.packed && size == f.size; {
+	case same:
+		return false, nil
+	case begins == 0 || size == 0:
+		return true, notAllThere("the end of %s is not there yet", f.name)
+	default:
+		return false, bad("%s has a data descriptor that does not agree with the directory", f.name)
 	}
-	return nil
 }
 
 func le16(b []byte) uint16 { return binary.LittleEndian.Uint16(b) }

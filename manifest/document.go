@@ -238,7 +238,7 @@ func (d *document) known(object map[string]any, known []string, where string) er
 		if d.m.Schema >= 2 {
 			return invalid(where+key, "is not a key of schema %d", d.m.Schema)
 		}
-		*d.notes = append(*d.notes, fmt.Sprintf("the manifest's key %s%s is not known; it is ignored", where, key))
+		*d.notes = append(*d.notes, reason.Line(fmt.Sprintf("the manifest's key %s%s is not known; it is ignored", where, key)))
 	}
 	return nil
 }

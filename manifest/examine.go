@@ -1,6 +1,10 @@
 package manifest
 
-import "io"
+import (
+	"bytes"
+	"errors"
+	"io"
+)
 
 // Shape says how far a file has come on its way to being a package.
 type Shape int
@@ -39,3 +43,25 @@ func Examine(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
 	}
 	return Whole, nil
 }
+
+// beginsLikeZip says whether the first bytes are, or can become, a zip's.
+func beginsLikeZip(r io.ReaderAt, size int64) bool {
+	first := make([]byte, min(size, 4))
+	if _, err := r.ReadAt(first, 0); err != nil && !errors.Is(err, io.EOF) || size == 0 {
+		return false
+	}
+	return bytes.HasPrefix([]byte("PK\x03\x04"), first) || bytes.HasPrefix([]byte("PK\x05\x06"), first)
+}
+
+const endsInside = "it ends with a zip that is inside it"
+
+// insideZip says whether a zip begins there, within what begins like one: then an
+// end record that belongs to it says nothing of the file, and the file's own is
+// still to come.
+func insideZip(r io.ReaderAt, size, begin int64) bool {
+	return begin > 0 && begin < size && beginsLikeZip(r, size) && beginsLikeZip(io.NewSectionReader(r, begin, size-begin), size-begin)
+}
+
+// torn says of a header's name that the header is written in part, into a file that
+// was made in its whole length before.
+func torn(name []byte) bool { return len(name) == 0 || name[len(name)-1] == 0 }

@@ -3,10 +3,13 @@ package manifest
 import (
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,7 +19,7 @@ import (
 func FuzzOpen(f *testing.F) {
 	f.Add(doc(crlfDoc, payloads()...).bytes())
 	f.Add(with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 16; p.method = methodDeflate }).bytes())
-	for _, c := range append(containers(), names()...) {
+	for _, c := range slices.Concat(containers(), sizes(), contents(), names()) {
 		f.Add(c.m.bytes())
 	}
 	limits := Limits{MaxSize: 1 << 20, MaxUnpacked: 1 << 20, MaxFiles: 100}
@@ -83,7 +86,24 @@ func FuzzDocument(f *testing.F) {
 			}
 			seen[it.Path] = it.Op
 		}
+		for place := range seen {
+			for up := path.Dir(place); up != "."; up = path.Dir(up) {
+				if _, both := seen[up]; both {
+					t.Fatalf("%q is a place, and the folder of %q", up, place)
+				}
+			}
+		}
 	})
+}
+
+// sumLine is what sha256sum writes for a file of that name.
+func sumLine(sum [sha256.Size]byte, mark, name string) []byte {
+	escaped := strings.NewReplacer(`\`, `\\`, "\n", `\n`, "\r", `\r`).Replace(name)
+	line := fmt.Appendf(nil, "%x %s%s\n", sum, mark, escaped)
+	if escaped != name {
+		line = append([]byte(`\`), line...)
+	}
+	return line
 }
 
 // A checksum line that is made for a file is found and matches, and one that is
@@ -91,6 +111,8 @@ func FuzzDocument(f *testing.F) {
 func FuzzSidecar(f *testing.F) {
 	f.Add("a.zip", []byte("content"), uint8(3))
 	f.Add(" odd *name.zip", []byte{}, uint8(63))
+	f.Add("*star.zip", []byte("x"), uint8(0))
+	f.Add("new\nline\\n.zip", []byte("x"), uint8(0))
 	f.Fuzz(func(t *testing.T, name string, content []byte, at uint8) {
 		got, err := Sum(bytes.NewReader(content))
 		if err != nil {
@@ -105,6 +127,17 @@ func FuzzSidecar(f *testing.F) {
 		changed[i] = map[bool]byte{true: '1', false: '0'}[changed[i] == '0']
 		if _, err := (Sidecars{SHA256: changed}).Check(name, got); err == nil {
 			t.Fatalf("%q is taken for %q", changed, line)
+		}
+		// In a list it is found by the name; one that begins with a blank is not.
+		if plain := strings.TrimLeft(name, " \t"); plain == name && name != "" && !strings.HasPrefix(name, "./") {
+			for _, mark := range []string{" ", "*"} {
+				if found, err := (Sidecars{List: sumLine(got.SHA256, mark, name)}).Check(name, got); !found || err != nil {
+					t.Fatalf("%q: %v, %v", name, found, err)
+				}
+				if found, err := (Sidecars{List: sumLine(got.SHA256, mark, name+"x")}).Check(name, got); found || err != nil {
+					t.Fatalf("%q with the line of another file: %v, %v", name, found, err)
+				}
+			}
 		}
 		// Whatever is in a list, it does no harm.
 		_, _ = Sidecars{List: content, Checksums: content, SHA256: content, CRC32: content}.Check(name, got)

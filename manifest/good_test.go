@@ -49,6 +49,7 @@ func TestGoodContainers(t *testing.T) {
 		"in a folder":            under("patch/", doc(crlfDoc, payloads()...)),
 		"with a BOM":             doc("\ufeff"+crlfDoc, payloads()...),
 		"with folders":           {parts: append([]part{{name: "new/"}, {name: "new/sub/", mode: 0o040755}, {name: "del/"}}, doc(crlfDoc, payloads()...).parts...)},
+		"with folders, packed":   {parts: append([]part{{name: "new/", method: methodDeflate}, {name: "del/", method: methodDeflate, desc: 16}}, doc(crlfDoc, payloads()...).parts...)},
 		"with a comment":         {parts: doc(crlfDoc, payloads()...).parts, comment: "made by hand"},
 		"with zip64 records":     {parts: doc(crlfDoc, payloads()...).parts, zip64: true},
 		"deflated":               with(doc(crlfDoc, payloads()...), func(p *part) { p.method = methodDeflate }),
@@ -150,10 +151,14 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as z:
 		"zip -X0": {"zip", "-qrX0", "OUT", "patch"},
 		"zip fd":  {"sh", "-c", "zip -qr - patch | cat >OUT"},
 		"python3": {"python3", "-c", python, "OUT"},
-		"jar":     {"jar", "-c", "-M", "-f", "OUT", "patch"},
-		"7z":      {"7z", "a", "-bd", "-tzip", "OUT", "patch"},
-		"bsdtar":  {"bsdtar", "--format", "zip", "-cf", "OUT", "patch"},
-		"go":      nil,
+		"python3 with zip64": {"python3", "-c", strings.Replace(python, "ZIP_DEFLATED)", "ZIP_STORED)", 1) + `
+    z.open(zipfile.ZipInfo("patch/wide"), "w", force_zip64=True).close()`, "OUT"},
+		"python3 into a pipe": {"sh", "-c", "python3 -c '" + strings.Replace(python, "sys.argv[1]", "sys.stdout.buffer", 1) + "' | cat >OUT"},
+		"zip with zip64":      {"zip", "-qr", "-fz", "OUT", "patch"},
+		"jar":                 {"jar", "-c", "-M", "-f", "OUT", "patch"},
+		"7z":                  {"7z", "a", "-bd", "-tzip", "OUT", "patch"},
+		"bsdtar":              {"bsdtar", "--format", "zip", "-cf", "OUT", "patch"},
+		"go":                  nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -221,5 +226,52 @@ func TestVerifyEndsWithItsContext(t *testing.T) {
 	}
 	if err := p.Verify(ctx); err != context.Canceled {
 		t.Errorf("%v", err)
+	}
+}
+
+// The corners of the first format: lists that are absent or empty, empty files, one
+// payload for two places, names that are not ASCII, blanks in names.
+func TestCornersOfSchema1(t *testing.T) {
+	for name, c := range map[string]struct {
+		text  string
+		parts []part
+		want  map[string]string
+		warm  bool
+		build int64
+		notes int
+	}{
+		"nothing to do":     {text: `{"region": "r", "build": "7"}`, want: map[string]string{}, build: 7},
+		"empty lists":       {text: `{"region": "r", "build": 7, "justres": false, "newfiles": [], "modfiles": [], "delfiles": []}`, want: map[string]string{}, build: 7},
+		"schema 1, said":    {text: `{"schema": 1, "region": "r", "build": "0"}`, want: map[string]string{}},
+		"the largest build": {text: `{"region": "r", "build": "9223372036854775807", "justres": true}`, want: map[string]string{}, build: 1<<63 - 1, warm: true},
+		"no region by name": {text: `{"region": "", "build": 1}`, want: map[string]string{}, build: 1},
+		"an empty file":     {text: `{"region": "r", "build": 1, "newfiles": [{"name": "e", "path": "/"}]}`, parts: []part{{name: "new/e"}}, want: map[string]string{"new e": ""}, build: 1},
+		"an empty file, deflated, streamed": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "e", "path": "/"}]}`,
+			parts: []part{{name: "new/e", method: methodDeflate, desc: 16}}, want: map[string]string{"new e": ""}, build: 1},
+		"a name that is not ASCII": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "\u00fcn\u4e16 \ud83d\ude00.txt", "path": "/d e/"}]}`,
+			parts: []part{{name: "new/\u00fcn\u4e16 \U0001f600.txt", data: "x"}}, want: map[string]string{"new d e/\u00fcn\u4e16 \U0001f600.txt": "x"}, build: 1},
+		"one payload, two places, two ways": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "a", "path": "x"}, {"name": "/a/", "path": "//y//./z/"}]}`,
+			parts: []part{{name: "new/a", data: "1"}}, want: map[string]string{"new x/a": "1", "new y/z/a": "1"}, build: 1},
+		"the same name in mod and new": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "a", "path": "x"}], "modfiles": [{"name": "a", "path": "y"}]}`,
+			parts: []part{{name: "mod/a", data: "m"}, {name: "new/a", data: "n"}}, want: map[string]string{"new x/a": "n", "modify y/a": "m"}, build: 1},
+		"names that only look unsafe": {text: `{"region": "r", "build": 1, "delfiles": [{"name": "..a", "path": "/..."}, {"name": ".hidden", "path": "a..b"}]}`,
+			want: map[string]string{"delete .../..a": "", "delete a..b/.hidden": ""}, build: 1},
+		"keys that are not known": {text: `{"region": "r", "build": 1, "by": {"who": [1, null, true]}, "delfiles": [{"name": "a", "path": "", "why": "old"}]}`,
+			want: map[string]string{"delete a": ""}, build: 1, notes: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := doc(c.text)
+			m.parts = append(m.parts, c.parts...)
+			p, got, err := openAll(m.bytes(), Limits{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Error(diff)
+			}
+			if p.Manifest.Warm != c.warm || p.Manifest.Build != c.build || len(p.Notes) != c.notes {
+				t.Errorf("%+v, notes %q", p.Manifest, p.Notes)
+			}
+		})
 	}
 }

@@ -240,7 +240,7 @@ func (p *Package) Verify(ctx context.Context) error {
 		})
 	}
 	for _, e := range p.entries {
-		if !e.dir {
+		if !e.dir || e.packed > 0 || e.crc != 0 {
 			work <- e
 		}
 	}

@@ -119,26 +119,27 @@ func oneLine(data []byte) (string, bool) {
 // blanks, a * and the file's name, as sha256sum(1) writes it; or the BSD form
 // "SHA256 (name) = digits".
 func parseLine(line string) (sum, name string, ok bool) {
+	line, escaped := strings.CutPrefix(line, `\`)
 	if rest, bsd := strings.CutPrefix(line, "SHA256 ("); bsd {
 		i := strings.LastIndex(rest, ") = ")
 		if i < 0 {
 			return "", "", false
 		}
 		name, sum = rest[:i], strings.TrimSpace(rest[i+len(") = "):])
-		return sum, name, isDigest(sum)
-	}
-	line, escaped := strings.CutPrefix(line, `\`)
-	line = strings.TrimLeft(line, " \t")
-	sum, name = line, ""
-	if i := strings.IndexAny(line, " \t"); i >= 0 {
-		sum = line[:i]
-		// One blank and a mark: another blank for text, * for binary.
-		name = strings.TrimPrefix(strings.TrimLeft(line[i:], " \t"), "*")
+		ok = isDigest(sum)
+	} else {
+		sum = strings.TrimLeft(line, " \t")
+		if i := strings.IndexAny(sum, " \t"); i >= 0 {
+			// One blank and a mark: another blank for text, * for binary.
+			name = strings.TrimLeft(strings.TrimPrefix(sum[i+1:], "*"), " \t")
+			sum = sum[:i]
+		}
+		ok = isDigest(sum) || isCRC(sum)
 	}
 	if escaped {
 		name = strings.NewReplacer(`\\`, `\`, `\n`, "\n", `\r`, "\r").Replace(name)
 	}
-	return sum, name, isDigest(sum) || isCRC(sum)
+	return sum, name, ok
 }
 
 func isDigest(s string) bool {

@@ -12,6 +12,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // An Outcome is how a drop ended.
@@ -147,10 +149,31 @@ type Error struct {
 }
 
 // Errorf makes an Error from a format as fmt.Errorf takes it, with at most one
-// %w. Line breaks become spaces, since a detail is one line of a receipt.
+// %w. The detail is what Line makes of it.
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
-	return &Error{Code: code, Detail: strings.ReplaceAll(err.Error(), "\n", " "), cause: errors.Unwrap(err)}
+	return &Error{Code: code, Detail: Line(err.Error()), cause: errors.Unwrap(err)}
+}
+
+// maxLine is how many bytes of a sentence are kept.
+const maxLine = 4 << 10
+
+// Line makes one line of a sentence that may quote a stranger: line breaks and
+// whatever else a terminal might obey become spaces, and a long one is cut.
+func Line(sentence string) string {
+	const cut = "…"
+	if len(sentence) > maxLine {
+		sentence = strings.ToValidUTF8(sentence[:maxLine-len(cut)], "") + cut
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == utf8.RuneError:
+			return '?' // so that it does not grow
+		case !unicode.IsPrint(r):
+			return ' '
+		}
+		return r
+	}, sentence)
 }
 
 func (e *Error) Error() string { return e.Detail }

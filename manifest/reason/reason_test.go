@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestEveryCodeHasItsRow(t *testing.T) {
@@ -30,5 +32,24 @@ func TestErrorKeepsItsCause(t *testing.T) {
 	}
 	if _, ok := Of(io.EOF); ok {
 		t.Error("a code out of nothing")
+	}
+}
+
+func TestLine(t *testing.T) {
+	for said, want := range map[string]string{
+		"plain words, \u00e4\u4e16":   "plain words, \u00e4\u4e16",
+		"one\ntwo\r\nthree\tfour":     "one two  three four",
+		"\x1b[2Jgone\a \u202ezip.exe": " [2Jgone   zip.exe",
+		"not UTF-8: \xff":             "not UTF-8: ?",
+		"":                            "",
+	} {
+		if got := Line(said); got != want {
+			t.Errorf("%q became %q, want %q", said, got, want)
+		}
+	}
+	for _, long := range []string{strings.Repeat("x", maxLine+1), strings.Repeat("\u4e16", maxLine), strings.Repeat("\xff", maxLine), strings.Repeat("x", maxLine)} {
+		if got := Line(long); !utf8.ValidString(got) || len(got) > maxLine || strings.HasSuffix(got, "…") != (len(long) > maxLine) {
+			t.Errorf("%.20q of %d bytes became %d", long, len(long), len(got))
+		}
 	}
 }

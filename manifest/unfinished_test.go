@@ -1,0 +1,67 @@
+package manifest
+
+import (
+	"bytes"
+	"slices"
+	"testing"
+
+	"patchagent/manifest/reason"
+)
+
+// A payload that is itself a zip (a jar, say) is often stored. While the package is
+// copied there is a moment at which the file ends just where the inner zip ends.
+func TestEveryBeginningWithAZipInside(t *testing.T) {
+	for name, inner := range map[string]maker{
+		"a zip":            {parts: []part{{name: "Main.class", data: "classes"}}, comment: "inner"},
+		"a zip64":          {parts: []part{{name: "Main.class", data: "classes"}}, zip64: true},
+		"an empty zip":     {},
+		"a zip in a zip":   {parts: []part{{name: "inner.jar", data: string(maker{parts: []part{{name: "x"}}}.bytes())}}},
+		"a package itself": plain(part{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := plain(part{data: string(inner.bytes())}).bytes()
+			if _, _, err := openAll(data, Limits{}); err != nil {
+				t.Fatal(err)
+			}
+			for n := range len(data) {
+				if shape, why := look(data[:n]); shape >= Whole {
+					t.Errorf("cut at %d of %d it looks %s: %v", n, len(data), shape, why)
+				}
+				if _, _, err := openAll(data[:n], Limits{}); n > 4 {
+					wantCode(t, err, reason.Incomplete)
+				}
+			}
+		})
+	}
+}
+
+// Some writers make the whole length first and fill it from both ends, in pieces. A
+// hole anywhere, larger than a header, is never accepted, and never held against
+// the package's maker.
+func TestHoles(t *testing.T) {
+	for name, change := range map[string]func(p *part){
+		"stored":      func(p *part) { p.mode = 0o100644 },
+		"descriptors": func(p *part) { p.desc, p.method = 16, methodDeflate },
+		"bare, long":  func(p *part) { p.desc = 20 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := with(plain(part{data: "some content"}), change).bytes()
+			for from := range len(data) {
+				for to := from + 64; to <= len(data); to += 5 {
+					now := slices.Concat(data[:from], make([]byte, to-from), data[to:])
+					_, got, err := openAll(now, Limits{})
+					if err == nil && got["modify a"] != "some content" {
+						t.Errorf("accepted with %d to %d missing, as %q", from, to, got)
+					}
+					if shape, _ := look(now); shape >= Whole && err != nil {
+						wantCode(t, err, reason.Incomplete)
+					}
+				}
+			}
+		})
+	}
+}
+
+func look(data []byte) (Shape, error) {
+	return Examine(bytes.NewReader(data), int64(len(data)), Limits{})
+}

@@ -44,14 +44,18 @@ func verify(ctx context.Context, f *os.File, name string, sums manifest.Sums, si
 	if err := pkg.Verify(ctx); err != nil {
 		return pkg, err
 	}
-	m := pkg.Manifest
+	return pkg, belongs(pkg.Manifest, installed)
+}
+
+// belongs says whether a package is for this region and product.
+func belongs(m *manifest.Manifest, installed record.Installed) error {
 	if m.Region != installed.Region {
-		return pkg, reason.Errorf(reason.WrongRegion, "the patch is for region %q, this is %q", m.Region, installed.Region)
+		return reason.Errorf(reason.WrongRegion, "the patch is for region %q, this is %q", m.Region, installed.Region)
 	}
 	if installed.Product != "" && m.Schema >= 2 && m.Product != installed.Product {
-		return pkg, reason.Errorf(reason.WrongProduct, "the patch is for product %q, this is %q", m.Product, installed.Product)
+		return reason.Errorf(reason.WrongProduct, "the patch is for product %q, this is %q", m.Product, installed.Product)
 	}
-	return pkg, nil
+	return nil
 }
 
 func verifyChecksum(f *os.File, name string, sums manifest.Sums, sidecars manifest.Sidecars, cfg *config.Config) error {
@@ -68,9 +72,13 @@ func verifyChecksum(f *os.File, name string, sums manifest.Sums, sidecars manife
 	return reason.Errorf(reason.ChecksumMissing, "there is no checksum for %s", name)
 }
 
-// admit holds a verified package against what is installed now: build, required
-// build, expiry.
+// admit holds a verified package against what is installed now: region and product
+// once more, since agent.toml may have changed while it waited; then build,
+// required build, expiry.
 func admit(m *manifest.Manifest, installed record.Installed, now time.Time) error {
+	if err := belongs(m, installed); err != nil {
+		return err
+	}
 	if m.Build < installed.Build {
 		return reason.Errorf(reason.OlderBuild, "the patch is build %d, and build %d is installed", m.Build, installed.Build)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -41,6 +42,7 @@ type agent struct {
 	arrived time.Time         // the newest drop
 	held    bool              // HOLD is in the folder
 	failed  bool              // a rollback failed: nothing more is applied
+	trouble string            // with the folder, as it was last logged
 }
 
 // wakes are the things that the loop sleeps for, beside its timer.
@@ -91,9 +93,13 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 	a.endings = slices.DeleteFunc(a.endings, a.conclude)
 	found, err := a.folder.Scan(ctx)
 	if err != nil {
-		a.noteWaiting(a.cfg.Patch.Dir, "folder", err.Error())
+		if a.trouble != err.Error() {
+			a.log.Error("nothing can be taken in", "error", err)
+		}
+		a.trouble = err.Error()
 		return time.Duration(a.cfg.Patch.Poll)
 	}
+	a.trouble = ""
 	a.noteFound(found)
 	for _, claim := range found.Claims {
 		a.arrived = time.Now()
@@ -242,8 +248,9 @@ func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.
 }
 
 // recovered ends the transaction that an earlier run of the agent left, after
-// applier.Recover has made the tree one build again. claim may be nil.
-func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) error {
+// applier.Recover has made the tree one build again. claim may be nil. ended says
+// that the claim has its outcome; otherwise it is to be tried again.
+func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) (ended bool, err error) {
 	began := time.Now()
 	plan := tx.Plan()
 	known := claim != nil
@@ -259,7 +266,7 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 		log.Info("the agent was interrupted after the new files were in place, going on from there")
 		result, err := tx.Confirm(ctx, a.process)
 		if err != nil {
-			return err
+			return false, err
 		}
 		a.end(claim, tx, withResult(r, tx, result))
 	case journal.Undone:
@@ -267,21 +274,21 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 		a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: code, Detail: detail}))
 	default:
 		if !known {
-			return tx.Close() // its drop is claimed again, if it is still there
+			return false, tx.Close() // its drop is claimed again, if it is still there
 		}
 		claim.Attempts++
 		if claim.Attempts >= maxAttempts {
 			a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,
 				Detail: "the agent was interrupted " + strconv.Itoa(claim.Attempts) + " times while it put the new files into place"}))
-			return nil
+			return true, nil
 		}
 		log.Warn("the agent was interrupted while it put the new files into place; they were taken out again", "attempt", claim.Attempts)
 		if err := claim.Save(true); err != nil {
-			return err
+			return false, err
 		}
-		return tx.Close()
+		return false, tx.Close()
 	}
-	return nil
+	return true, nil
 }
 
 // noteWaiting logs that a drop waits, once for each reason.
@@ -296,6 +303,20 @@ func (a *agent) noteWaiting(name, why, detail string) {
 // noteFound logs what of the folder's state is news.
 func (a *agent) noteFound(found watcher.Found) {
 	a.held = found.Hold
+	waits := map[string]bool{}
+	for _, w := range found.Waiting {
+		waits[w.Name] = true
+	}
+	for _, p := range a.queue {
+		waits[p.claim.Name] = true
+		if a.failed {
+			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
+		}
+	}
+	for _, name := range found.Held {
+		waits[name] = true
+	}
+	maps.DeleteFunc(a.waiting, func(name, _ string) bool { return !waits[name] })
 	for _, name := range found.Held {
 		a.noteWaiting(name, "hold", "the file HOLD is in the patch folder")
 	}

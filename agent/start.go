@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -32,6 +33,10 @@ const (
 // configuration and the disk, starts what runs beside the loop, and takes both
 // down again in the opposite order.
 func runAgent(ctx context.Context, file string, std Streams) error {
+	// Before anything else: a hangup that nobody listens for ends a program.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	cfg, err := loadConfig(file)
 	if err != nil {
 		return err
@@ -42,7 +47,7 @@ func runAgent(ctx context.Context, file string, std Streams) error {
 	}
 	defer sink.close()
 	a := &agent{cfg: cfg, log: log, waiting: map[string]string{}}
-	if err := serve(ctx, a, sink); err != nil {
+	if err := serve(ctx, a, sink, hangup); err != nil {
 		log.Error("cannot go on", "error", err)
 		status := exitFailed
 		if _, ok := errors.AsType[*exitError](err); ok {
@@ -53,7 +58,7 @@ func runAgent(ctx context.Context, file string, std Streams) error {
 	return nil
 }
 
-func serve(ctx context.Context, a *agent, sink *logSink) error {
+func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signal) error {
 	if err := makeFolders(a.cfg); err != nil {
 		return &exitError{exitUsage, err}
 	}
@@ -86,16 +91,13 @@ func serve(ctx context.Context, a *agent, sink *logSink) error {
 			}
 		})
 	}
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
 
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
-	if err := a.resume(ctx, tx, claims); err != nil {
+	if err := a.resume(ctx, tx, claims); err != nil && ctx.Err() == nil {
 		return err
 	}
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
-	a.loop(ctx, wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangup}, func(hangup bool) { r.reread(ctx, hangup) })
+	a.loop(ctx, wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}, func(hangup bool) { r.reread(ctx, hangup) })
 	a.log.Info("stopping", "why", context.Cause(ctx))
 	return nil
 }
@@ -168,7 +170,10 @@ func (a *agent) resume(ctx context.Context, tx *applier.Tx, claims []*watcher.Cl
 		if _, known := done[tx.Plan().ID]; known {
 			err = tx.Close()
 		} else {
-			err = a.recovered(ctx, tx, claim)
+			var ended bool
+			if ended, err = a.recovered(ctx, tx, claim); ended {
+				claims = slices.DeleteFunc(claims, func(c *watcher.Claim) bool { return c == claim })
+			}
 		}
 		if err != nil {
 			return err

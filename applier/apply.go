@@ -93,9 +93,10 @@ func asReason(err error) *reason.Error {
 }
 
 // RollBack makes the tree the old build again and brings the process back to it.
-// It is not ended by the context: what was begun is finished. The result is
+// The context does not end it before the tree is whole again, only the wait for the process after that. The result is
 // rolled back with the cause's code, or failed if the tree could not be restored.
 func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Result {
+	told := ctx // waiting for the process may be cut short: the journal says undone then
 	ctx = context.WithoutCancel(ctx)
 	failed := func(err error) Result {
 		return Result{Outcome: reason.Failed, Code: reason.RollbackFailed,
@@ -115,7 +116,7 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 	if err := tx.undone(); err != nil {
 		return failed(err)
 	}
-	if err := s.after(ctx, tx, p); err != nil {
+	if err := s.after(told, tx, p); err != nil {
 		trouble = append(trouble, "on the old files: "+err.Error())
 	}
 	detail := strings.Join(append(append([]string{cause.Detail}, trouble...), tx.notes...), "; ")

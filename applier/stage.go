@@ -58,8 +58,9 @@ func (a *Applier) Space(p *Plan, reserve int64) error {
 // durable. After an error the tree is untouched and there is no journal. Errors
 // are *reason.Error: no-space, commit-failed, or the payload's; or the context's.
 func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, patch Patch) (_ *Tx, err error) {
+	staged := false
 	defer func() {
-		if err != nil {
+		if err != nil && !staged {
 			a.clean()
 		}
 	}()
@@ -86,6 +87,9 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 	}
 	j, err := draft.Begin()
 	if err != nil {
+		if removed := os.Remove(a.journalPath()); removed != nil && !isNotExist(removed) {
+			staged = true // the journal counts, so what it speaks of stays for Recover
+		}
 		return nil, systemError(ctx, err, "cannot begin")
 	}
 	return &Tx{a: a, j: j}, nil

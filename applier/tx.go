@@ -84,6 +84,9 @@ func (tx *Tx) Close() error {
 
 func (tx *Tx) do(s journal.Step) error {
 	dir, base, err := tx.place(s)
+	if isNotExist(err) && s.Kind == journal.StepDelete {
+		return nil // gone with its folder
+	}
 	if err != nil {
 		return err
 	}
@@ -95,6 +98,9 @@ func (tx *Tx) do(s journal.Step) error {
 		}
 		return tx.a.root.Chmod(s.Path, 0o755) // whatever the umask is
 	case journal.StepReplace:
+		if _, err := tx.a.root.Lstat(s.Path); isNotExist(err) {
+			return moveNew(tx.a.stage, s.Stage, dir, base) // the process removed it since
+		}
 		if tx.j.Plan.Exchange {
 			return exchange(tx.a.stage, s.Stage, dir, base)
 		}
@@ -102,10 +108,31 @@ func (tx *Tx) do(s journal.Step) error {
 	case journal.StepCreate:
 		return moveNew(tx.a.stage, s.Stage, dir, base)
 	case journal.StepDelete:
-		return moveNew(dir, base, tx.a.stage, s.Stage)
+		return tx.doDelete(s, dir, base)
 	default:
 		return fmt.Errorf("unknown kind of step %q", s.Kind)
 	}
+}
+
+// doDelete moves the file or the empty folder out. The process may have removed it
+// since the plan, at its stop for instance; or put something into the folder, which
+// then goes back.
+func (tx *Tx) doDelete(s journal.Step, dir *os.File, base string) error {
+	err := moveNew(dir, base, tx.a.stage, s.Stage)
+	if isNotExist(err) {
+		return nil
+	}
+	if err != nil || !s.Old.Mode.IsDir() {
+		return err
+	}
+	inside, err := os.ReadDir(tx.stagePath(s.Stage))
+	if err == nil && len(inside) > 0 {
+		err = errors.New("the folder is no longer empty, so it is not deleted")
+	}
+	if err != nil {
+		return errors.Join(err, moveNew(tx.a.stage, s.Stage, dir, base))
+	}
+	return nil
 }
 
 func (tx *Tx) undoStep(s journal.Step) error {
@@ -167,16 +194,24 @@ func (tx *Tx) undoReplace(s journal.Step, dir *os.File, base string) error {
 	if _, err := tx.a.root.Lstat(s.Path); isNotExist(err) {
 		return moveNew(tx.a.stage, s.Stage, dir, base)
 	}
+	if _, err := os.Lstat(tx.stagePath(s.Stage)); isNotExist(err) {
+		return moveNew(dir, base, tx.a.stage, s.Stage) // there was no old one any more
+	}
 	return exchange(tx.a.stage, s.Stage, dir, base)
 }
 
 // unswapByLink is undoReplace where names cannot be swapped: the old file has a
 // second name in the stage from before the new one took its place.
 func (tx *Tx) unswapByLink(s journal.Step, dir *os.File, base string) error {
-	if _, err := os.Lstat(tx.stagePath(s.Stage + oldSuffix)); err != nil {
-		if isNotExist(err) {
-			return nil
+	_, err := os.Lstat(tx.stagePath(s.Stage + oldSuffix))
+	if isNotExist(err) {
+		// Never done, or undone already; or there was no old one any more.
+		if moved, err := tx.liveIs(s.New, s.Path); err != nil || !moved {
+			return err
 		}
+		return tx.undoCreate(s, dir, base)
+	}
+	if err != nil {
 		return err
 	}
 	tx.changed(s)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -48,6 +49,9 @@ func RunCommand(ctx context.Context, c Command) ([]byte, error) {
 	cmd.WaitDelay = leaveTime
 	ownGroup(cmd)
 	err := cmd.Run()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // it did its work; something that it left in the background holds its output
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}

@@ -53,6 +53,7 @@ type Supervisor struct {
 	ended    chan struct{}
 	changed  chan struct{}
 	status   atomic.Pointer[Status]
+	next     atomic.Pointer[Options] // to be taken over between two requests
 
 	// Owned by Run.
 	opts     Options
@@ -96,18 +97,29 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			s.configure()
 			return s.stop()
 		case r := <-s.requests:
+			s.configure()
 			r.reply <- r.do()
 		case <-exited:
+			s.configure()
 			s.exited()
 		case <-s.retry.C:
+			s.configure()
 			s.startAgain(ctx)
 		case <-rotate.C:
 			if err := rotateOutput(s.opts.Output, s.opts.OutputMaxSize, s.opts.OutputMaxFiles); err != nil {
 				s.log.Warn("cannot rotate the process's output", "file", s.opts.Output, "error", err)
 			}
 		}
+	}
+}
+
+// configure takes over what Configure has left.
+func (s *Supervisor) configure() {
+	if next := s.next.Swap(nil); next != nil {
+		s.opts = *next
 	}
 }
 
@@ -137,7 +149,7 @@ func (s *Supervisor) Changed() <-chan struct{} { return s.changed }
 // Configure replaces the options. A running process is not touched: what
 // concerns its start counts from the next one.
 func (s *Supervisor) Configure(opts Options) {
-	_ = s.ask(context.Background(), func() error { s.opts = opts; return nil })
+	s.next.Store(&opts)
 }
 
 // Start starts the process and returns when it is ready. env is added to the

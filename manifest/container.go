@@ -223,14 +223,14 @@ func readDirectory(r io.ReaderAt, e end, limits Limits) ([]*entry, bool, error) 
 	for range e.entries {
 		var head [directoryLen]byte
 		if _, err := io.ReadFull(directory, head[:]); err != nil {
-			return nil, false, bad("its directory is shorter than the end record says")
+			return shortDirectory(err)
 		}
 		if le32(head[:]) != directorySig {
 			return nil, true, notAllThere("its directory is not complete")
 		}
 		rest := make([]byte, int(le16(head[28:]))+int(le16(head[30:]))+int(le16(head[32:])))
 		if _, err := io.ReadFull(directory, rest); err != nil {
-			return nil, false, bad("its directory is shorter than the end record says")
+			return shortDirectory(err)
 		}
 		if torn(rest[:le16(head[28:])]) {
 			return nil, true, notAllThere("its directory is not complete")
@@ -252,6 +252,14 @@ func readDirectory(r io.ReaderAt, e end, limits Limits) ([]*entry, bool, error) 
 		return nil, false, bad("its directory is longer than the end record says")
 	}
 	return entries, false, nil
+}
+
+// shortDirectory tells a directory that ends early from one that cannot be read.
+func shortDirectory(err error) ([]*entry, bool, error) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, false, bad("its directory is shorter than the end record says")
+	}
+	return nil, true, notAllThere("cannot read the zip: %w", err)
 }
 
 // parseEntry reads one header of the directory.

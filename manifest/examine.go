@@ -44,13 +44,14 @@ func Examine(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
 	return Whole, nil
 }
 
-// beginsLikeZip says whether the first bytes are, or can become, a zip's.
+// beginsLikeZip says whether the first bytes are, or can become, a zip's. Bytes that
+// cannot be read may be anything.
 func beginsLikeZip(r io.ReaderAt, size int64) bool {
 	first := make([]byte, min(size, 4))
-	if _, err := r.ReadAt(first, 0); err != nil && !errors.Is(err, io.EOF) || size == 0 {
-		return false
+	if _, err := r.ReadAt(first, 0); err != nil && !errors.Is(err, io.EOF) {
+		return true
 	}
-	return bytes.HasPrefix([]byte("PK\x03\x04"), first) || bytes.HasPrefix([]byte("PK\x05\x06"), first)
+	return size > 0 && (bytes.HasPrefix([]byte("PK\x03\x04"), first) || bytes.HasPrefix([]byte("PK\x05\x06"), first))
 }
 
 const endsInside = "it ends with a zip that is inside it"

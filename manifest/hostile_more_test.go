@@ -1,7 +1,11 @@
 package manifest
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"strings"
 	"testing"
 	"unicode"
@@ -63,6 +67,7 @@ func sizes() []hostile {
 		{"a zip64 directory below zero", record(func(h []byte) { put64(h, 48, 1<<63) }), reason.NotAZip},
 		{"no zip64 record in a tiny file", maker{end: set16(10, full16)}, reason.NotAZip},
 		{"no entry at the beginning", maker{before: "PK\x03\x04 nothing"}, reason.NotAZip},
+		{"something after the last entry of the directory", maker{parts: parts, after: "PK\x05\x05\x01\x00x"}, reason.NotAZip},
 		{"a folder that hides packed bytes", folder(part{method: methodDeflate, packed: append(compress(methodDeflate, ""), "hidden"...)}), reason.NotAZip},
 		{"a folder with a checksum", folder(part{local: set32(14, 7), central: set32(16, 7)}), reason.Incomplete},
 		{"a folder that unpacks to something", folder(part{method: methodDeflate, packed: compress(methodDeflate, "hidden")}), reason.Incomplete},
@@ -72,6 +77,8 @@ func sizes() []hostile {
 		{"a link from a Mac", plain(part{mode: 0o120777, central: func(h []byte) { h[5] = madeOnMac }}), reason.UnsafePath},
 		{"data after the zstd stream", plain(part{data: "abc", method: methodZstd, packed: append(compress(methodZstd, "abc"), "tail"...)}), reason.Incomplete},
 		{"a zstd stream that is longer", plain(part{data: "abc", method: methodZstd, packed: compress(methodZstd, "abcdefgh")}), reason.Incomplete},
+		{"a stream that is longer, with the checksum of all of it", plain(part{data: "abc", method: methodDeflate, packed: compress(methodDeflate, "abcdefgh"),
+			local: set32(14, crc32.ChecksumIEEE([]byte("abcdefgh"))), central: set32(16, crc32.ChecksumIEEE([]byte("abcdefgh")))}), reason.Incomplete},
 		{"a truncated deflate stream", plain(part{data: "abcdefgh", method: methodDeflate, packed: compress(methodDeflate, "abcdefgh")[:4]}), reason.Incomplete},
 		{"a bomb of nothing", plain(part{method: methodDeflate, data: "", central: set32(24, 101), local: set32(22, 101)}), reason.Incomplete},
 		{"a bomb out of no bytes", plain(part{method: methodDeflate, packed: []byte{}, data: "abc"}), reason.LimitExceeded},
@@ -107,4 +114,55 @@ func TestSentencesAreTame(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One payload cannot have two digests, whichever of them is right; Verify alone says so.
+func TestTwoDigestsForOnePayload(t *testing.T) {
+	right, wrong := fmt.Sprintf("%x", sha256.Sum256([]byte("payload"))), strings.Repeat("0", 64)
+	for _, sums := range [][2]string{{right, wrong}, {wrong, right}} {
+		data := doc(fmt.Sprintf(`{"schema": 2, "region": "r", "build": 1, "newfiles": [{"name": "a", "path": "x", "size": 7, "sha256": %q},
+			{"name": "a", "path": "y", "size": 7, "sha256": %q}]}`, sums[0], sums[1]), "new/a").bytes()
+		p, err := Open(bytes.NewReader(data), int64(len(data)), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, p.Verify(t.Context()), reason.PayloadMismatch)
+	}
+}
+
+// faulty is a disk that fails from its nth read on.
+type faulty struct {
+	r    *bytes.Reader
+	left int
+}
+
+var errDisk = errors.New("input/output error")
+
+func (f *faulty) ReadAt(p []byte, at int64) (int, error) {
+	if f.left--; f.left < 0 {
+		return 0, errDisk
+	}
+	return f.r.ReadAt(p, at)
+}
+
+// A package on a disk that fails is never accepted, and the sentence says why.
+func TestFaultyDisk(t *testing.T) {
+	data := with(doc(crlfDoc, payloads()...), func(p *part) { p.desc, p.method = 16, methodDeflate }).bytes()
+	for n := range 1000 {
+		// One entry at a time, so that reads have an order.
+		p, err := Open(&faulty{bytes.NewReader(data), n}, int64(len(data)), Limits{})
+		for i := 0; err == nil && i < len(p.entries); i++ {
+			_, err = p.readAll(p.entries[i])
+		}
+		if err == nil {
+			if n < 10 {
+				t.Errorf("accepted after %d reads", n)
+			}
+			return
+		}
+		if code, _ := reason.Of(err); !strings.Contains(err.Error(), errDisk.Error()) || code != reason.Incomplete {
+			t.Errorf("at read %d: %s, %v", n, code, err)
+		}
+	}
+	t.Error("never accepted")
 }

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -127,12 +128,13 @@ func documents() []hostile {
 	file2 := func(keys string) string {
 		return `{"schema": 2, "region": "r", "build": 1, "newfiles": [{"name": "a", "path": "/"` + keys + `}]}`
 	}
-	sum := strings.Repeat("0", 64)
+	sum, right := strings.Repeat("0", 64), fmt.Sprintf("%x", sha256.Sum256([]byte("payload")))
 	var all []hostile
 	for text, code := range map[string]reason.Code{
 		``: reason.ManifestInvalid, `[]`: reason.ManifestInvalid, `"x"`: reason.ManifestInvalid, `{"region": "r", "build": "1"} x`: reason.ManifestInvalid,
 		`{"region": "r", "build": "1"}{}`: reason.ManifestInvalid, `{"region": "r", "build": "1",}`: reason.ManifestInvalid, `{`: reason.ManifestInvalid,
 		`{"region": "r", "build": "1", "build": "2"}`: reason.ManifestInvalid, `{"region": "r", "build": "1", "Build": "2"}`: reason.ManifestInvalid,
+		`{"region": "r", "build": "1", "NewFiles": []}`: reason.ManifestInvalid, `{"region": "r", "build": "1", "delfiles": [{"name": "a", "Path": "", "path": ""}]}`: reason.ManifestInvalid,
 		`{"Region": "r", "build": "1"}`: reason.ManifestInvalid, `{"build": "1"}`: reason.ManifestInvalid, `{"region": "r"}`: reason.ManifestInvalid,
 		`{"region": 1, "build": "1"}`: reason.ManifestInvalid, `{"region": "r", "build": "x"}`: reason.ManifestInvalid, `{"region": "r", "build": ""}`: reason.ManifestInvalid,
 		`{"region": "r", "build": -1}`: reason.ManifestInvalid, `{"region": "r", "build": 1.5}`: reason.ManifestInvalid, `{"region": "r", "build": 1e3}`: reason.ManifestInvalid,
@@ -159,6 +161,11 @@ func documents() []hostile {
 		file2(`, "size": 7, "sha256": "` + sum + `", "mode": "9"`): reason.ManifestInvalid, file2(`, "size": 7, "sha256": "` + sum + `", "mode": "4755"`): reason.ManifestInvalid,
 		file2(`, "size": 7, "sha256": "` + sum + `", "why": ""`): reason.ManifestInvalid, file2(`, "size": 8, "sha256": "` + sum + `"`): reason.PayloadMismatch,
 		file2(`, "size": 7, "sha256": "` + sum + `"`): reason.PayloadMismatch, file2(`, "size": 7, "sha256": "` + sum + `", "source": "../a"`): reason.UnsafePath,
+		file2(`, "size": 8, "sha256": "` + right + `"`): reason.PayloadMismatch, file2(`, "size": "7", "sha256": "` + right + `"`): reason.ManifestInvalid,
+		file2(`, "size": 7, "sha256": "` + right + `", "mode": 420`): reason.ManifestInvalid, file2(`, "size": 7, "sha256": "` + right + `", "was": ""`): reason.ManifestInvalid,
+		file2(`, "size": 7, "sha256": "` + sum + `"}, {"name": "a", "path": "/b", "size": 7, "sha256": "` + right + `"`): reason.PayloadMismatch,
+		`{"schema": 2, "region": "r", "build": 1, "product": 1}`:                                                         reason.ManifestInvalid, `{"schema": 2, "region": "r", "build": 1, "expires": 2030}`: reason.ManifestInvalid,
+		`{"schema": 2, "region": "r", "build": 1, "description": null}`: reason.ManifestInvalid, `{"schema": 2, "region": "r", "build": 1, "requires": -1}`: reason.ManifestInvalid,
 		`{"schema": 2, "region": "r", "build": 1}`: reason.PayloadMismatch, // new/a is not listed
 	} {
 		all = append(all, hostile{"the manifest " + text, doc(text, "new/a"), code})

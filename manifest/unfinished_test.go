@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"slices"
+	"strings"
 	"testing"
 
 	"patchagent/manifest/reason"
@@ -64,4 +65,20 @@ func TestHoles(t *testing.T) {
 
 func look(data []byte) (Shape, error) {
 	return Examine(bytes.NewReader(data), int64(len(data)), Limits{})
+}
+
+// What does not begin like a zip is none, however it goes on.
+func TestNoZip(t *testing.T) {
+	whole := string(plain(part{}).bytes())
+	for said, want := range map[string]Shape{
+		"": NotZip, "hello": NotZip, "\x1f\x8b\x08": NotZip, "PK\x01\x02": NotZip, "p": NotZip, " " + whole[:60]: NotZip, strings.Repeat("\x00", 100): NotZip,
+		"P": Incomplete, "PK": Incomplete, "PK\x03": Incomplete, "PK\x03\x04": Incomplete, "PK\x05\x06": Incomplete, whole[:60]: Incomplete, whole: Whole,
+	} {
+		if shape, why := look([]byte(said)); shape != want {
+			t.Errorf("%.20q looks %s (%v), want %s", said, shape, why, want)
+		}
+		if _, _, err := openAll([]byte(said), Limits{}); want < Whole {
+			wantCode(t, err, map[Shape]reason.Code{NotZip: reason.NotAZip, Incomplete: reason.Incomplete}[want])
+		}
+	}
 }

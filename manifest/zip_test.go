@@ -39,6 +39,7 @@ type maker struct {
 	suffix  string
 	comment string
 	before  string         // between the last entry and the directory
+	after   string         // in the directory, after its last entry
 	zip64   bool           // with a zip64 end record
 	end     func(h []byte) // the end record, with its comment
 	end64   func(h []byte) // the zip64 end record and its locator
@@ -74,7 +75,8 @@ func (m maker) bytes() []byte {
 	out.WriteString(m.before)
 	at := out.Len()
 	out.Write(directory.Bytes())
-	m.writeEnd(&out, at, directory.Len())
+	out.WriteString(m.after)
+	m.writeEnd(&out, at, directory.Len()+len(m.after))
 	out.WriteString(m.suffix)
 	return out.Bytes()
 }

@@ -133,7 +133,7 @@ func (r report) print(io Streams, asJSON bool) error {
 		}
 	} else {
 		if r.Build != nil {
-			fmt.Fprintf(io.Out, "%s: build %d for region %s, %s\n", r.Zip, *r.Build, r.Region, r.Strategy)
+			fmt.Fprintf(io.Out, "%s: build %d for region %q, %s\n", r.Zip, *r.Build, r.Region, r.Strategy)
 		}
 		for _, l := range r.Items {
 			fmt.Fprintf(io.Out, "  %-8s %10d  %s\n", l.Op, l.Size, l.Path)

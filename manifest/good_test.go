@@ -275,3 +275,47 @@ func TestCornersOfSchema1(t *testing.T) {
 		})
 	}
 }
+
+// The package that docs/package-format.md makes by hand, made by hand.
+func TestDocumentedExample(t *testing.T) {
+	for _, program := range []string{"sh", "zip", "sha256sum"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(program, "is not installed")
+		}
+	}
+	page, err := os.ReadFile("../docs/package-format.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(page), "```sh\n")
+	script, _, found := strings.Cut(script, "```")
+	if !found {
+		t.Fatal("the page has no example")
+	}
+	dir := t.TempDir()
+	script = "mkdir build drop; echo 2 >build/version; echo logo >build/logo.txt\n" + strings.ReplaceAll(script, "/srv/app/patch/", "drop/")
+	cmd := exec.CommandContext(t.Context(), "sh", "-ec", script)
+	cmd.Dir = dir
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "drop", "fix.zip"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside, err := os.ReadFile(filepath.Join(dir, "drop", "fix.zip.sha256"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := openAll(data, Limits{})
+	if diff := cmp.Diff(map[string]string{"modify version": "2\n", "new res/logo.txt": "logo\n"}, got); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
+	sums, err := Sum(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := (Sidecars{SHA256: beside}).Check("fix.zip", sums); !found || err != nil {
+		t.Error(found, err)
+	}
+}

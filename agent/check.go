@@ -7,7 +7,7 @@ import (
 
 // check says whether the configuration is sound and can work here. It changes
 // nothing.
-func check(ctx context.Context, file string, io Streams) error {
+func check(ctx context.Context, file string, io Program) error {
 	cfg, err := loadConfig(file)
 	if err != nil {
 		return err

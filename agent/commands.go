@@ -19,6 +19,7 @@ const (
 	exitFailed   = 1
 	exitUsage    = 2
 	exitRejected = 3
+	exitLater    = 5
 )
 
 const exitHelp = `
@@ -41,7 +42,7 @@ func (e *exitError) Error() string {
 func (e *exitError) Unwrap() error { return e.err }
 
 // Run is the program: it carries out args and returns the exit status.
-func Run(ctx context.Context, args []string, io Streams) int {
+func Run(ctx context.Context, args []string, io Program) int {
 	root := rootCommand(io)
 	root.SetArgs(args)
 	root.SetOut(io.Out)
@@ -65,7 +66,7 @@ func Run(ctx context.Context, args []string, io Streams) int {
 	return status
 }
 
-func rootCommand(io Streams) *cobra.Command {
+func rootCommand(io Program) *cobra.Command {
 	var file string
 	root := &cobra.Command{
 		Use:   "patchagent",
@@ -102,6 +103,7 @@ command it runs the agent.
 		inspectCommand(&file, io),
 		planCommand(&file, io),
 		historyCommand(&file, io),
+		rollbackCommand(&file, io),
 	} {
 		cmd.Long = cmd.Short + ".\n" + exitHelp
 		root.AddCommand(cmd)

@@ -5,6 +5,7 @@ import (
 
 	"patchagent/agent/record"
 	"patchagent/applier"
+	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
 	"patchagent/watcher"
 )
@@ -15,8 +16,8 @@ import (
 // private copy is removed. After a crash the next start goes on with the step
 // that is missing, and never writes a second receipt.
 type ending struct {
-	claim   *watcher.Claim
-	tx      *applier.Tx // nil if nothing was begun
+	claim   *watcher.Claim // nil for a rollback by hand, or if the claim is gone
+	tx      *applier.Tx    // nil if nothing was begun
 	receipt record.Receipt
 
 	receipted bool   // the receipt is durable
@@ -25,24 +26,25 @@ type ending struct {
 	trouble   string // what was last logged about a step that failed
 }
 
-// end decides a drop.
-func (a *agent) end(claim *watcher.Claim, tx *applier.Tx, r record.Receipt) {
+// end decides a drop, or a rollback by hand.
+func (a *agent) end(claim *watcher.Claim, tx *applier.Tx, r record.Receipt) record.Receipt {
 	r.Time = time.Now()
 	e := &ending{claim: claim, tx: tx, receipt: r}
-	if !a.conclude(e) {
+	if !a.tryEnding(e) {
 		a.endings = append(a.endings, e)
 	}
+	return r
 }
 
-// conclude takes the steps that are left and says whether that was all.
-func (a *agent) conclude(e *ending) bool {
+// tryEnding takes the steps that are left and says whether that was all.
+func (a *agent) tryEnding(e *ending) bool {
 	err := a.settle(e)
 	if err == nil {
 		return true
 	}
 	if e.trouble != err.Error() {
 		e.trouble = err.Error()
-		a.log.Error("cannot finish with a patch, trying again", "patch", e.claim.Name, "outcome", string(e.receipt.Outcome), "error", err)
+		a.log.Error("cannot finish with a patch, trying again", "patch", e.receipt.Patch, "outcome", string(e.receipt.Outcome), "error", err)
 	}
 	return false
 }
@@ -55,10 +57,13 @@ func (a *agent) settle(e *ending) error {
 	if !e.logged {
 		a.logOutcome(e.receipt)
 		e.logged = true
-		delete(a.waiting, e.claim.Name)
+		delete(a.waiting, e.receipt.Patch)
 	}
-	if placed != nil {
+	if placed != nil || e.claim == nil {
 		return placed
+	}
+	if err := a.reach("release"); err != nil {
+		return err
 	}
 	return a.folder.Release(e.claim)
 }
@@ -70,17 +75,17 @@ func (a *agent) record(e *ending) error {
 		return nil
 	}
 	r := e.receipt
-	if r.Outcome == reason.Applied && r.Build != nil && *r.Build != a.installed.Build {
-		next := a.installed
-		next.Build = *r.Build
-		if err := next.Save(a.cfg.State.Dir); err != nil {
-			return err
-		}
-		a.installed = next
+	if err := a.install(e); err != nil {
+		return err
 	}
 	if !e.receipted {
 		// A receipt must not outlive its claim, or the drop would be taken again.
-		if err := e.claim.Save(true); err != nil {
+		if e.claim != nil {
+			if err := e.claim.Save(true); err != nil {
+				return err
+			}
+		}
+		if err := a.reach("receipt"); err != nil {
 			return err
 		}
 		if err := a.receipts.Append(r); err != nil {
@@ -99,7 +104,38 @@ func (a *agent) record(e *ending) error {
 	return nil
 }
 
+// install puts the build on record that a transaction has left in the tree.
+func (a *agent) install(e *ending) error {
+	if e.tx == nil || e.tx.State() != journal.Committed || e.tx.Plan().Build == a.installed.Build {
+		return nil
+	}
+	if err := a.reach("installed"); err != nil {
+		return err
+	}
+	next := a.installed
+	next.Build = e.tx.Plan().Build
+	if err := next.Save(a.cfg.State.Dir); err != nil {
+		return err
+	}
+	a.installed = next
+	return nil
+}
+
+// reach is where a test can end the program.
+func (a *agent) reach(step string) error {
+	if a.fault == nil {
+		return nil
+	}
+	return a.fault(step)
+}
+
 func (a *agent) place(e *ending) error {
+	if e.claim == nil {
+		return nil
+	}
+	if err := a.reach("place"); err != nil {
+		return err
+	}
 	r := e.receipt
 	to := watcher.Destination{Code: r.Reason, Sentence: r.Detail, Advice: r.Reason.Advice()}
 	if r.Outcome == reason.Applied {

@@ -11,7 +11,7 @@ import (
 	"patchagent/agent/record"
 )
 
-func historyCommand(file *string, io Streams) *cobra.Command {
+func historyCommand(file *string, io Program) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "history", Short: "How every drop ended, oldest first", Args: cobra.NoArgs,

@@ -124,7 +124,7 @@ func (o *opened) report() report {
 }
 
 // print writes the report, and returns the exit status that goes with it.
-func (r report) print(io Streams, asJSON bool) error {
+func (r report) print(io Program, asJSON bool) error {
 	if asJSON {
 		out := json.NewEncoder(io.Out)
 		out.SetIndent("", "  ")
@@ -153,7 +153,7 @@ func (r report) print(io Streams, asJSON bool) error {
 	return nil
 }
 
-func inspectCommand(file *string, io Streams) *cobra.Command {
+func inspectCommand(file *string, io Program) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "inspect ZIP", Short: "What is in this package, and would it be let in? Touches nothing", Args: cobra.ExactArgs(1),
@@ -176,7 +176,7 @@ func inspectCommand(file *string, io Streams) *cobra.Command {
 	return cmd
 }
 
-func planCommand(file *string, io Streams) *cobra.Command {
+func planCommand(file *string, io Program) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use: "plan ZIP", Short: "What would change in the live tree, file by file? Touches nothing", Args: cobra.ExactArgs(1),

@@ -20,10 +20,14 @@ func main() {
 	// Without a receiver a console that is gone would end the agent at its next line.
 	// To ignore the signal is no way out: the process would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	os.Exit(Run(ctx, os.Args[1:], Streams{Out: os.Stdout, Err: os.Stderr}))
+	os.Exit(Run(ctx, os.Args[1:], Program{Out: os.Stdout, Err: os.Stderr}))
 }
 
-// Streams are where a command writes: Out is what a script reads, Err the rest.
-type Streams struct {
+// A Program is what a command works with: Out gets what a script reads, Err the rest.
+type Program struct {
 	Out, Err io.Writer
+
+	// Fault, if set, is called before each step that changes something for good; an
+	// error makes the step fail. Tests use it to end the program at every step.
+	Fault func(step string) error
 }

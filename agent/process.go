@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"time"
 
 	"patchagent/agent/config"
@@ -12,17 +13,26 @@ import (
 )
 
 // process is the supervised process as the applier sees it: its errors carry the
-// reason codes.
-type process struct{ *supervisor.Supervisor }
+// reason codes, and the last that the process has printed.
+type process struct {
+	*supervisor.Supervisor
+
+	// absent is for a rollback without an agent where no process runs: there is none
+	// to tell or to ask, and none is started.
+	absent bool
+}
 
 var _ applier.Process = process{}
 
 func (p process) Start(ctx context.Context, e applier.Event) error {
+	if p.absent {
+		return nil
+	}
 	err := p.Supervisor.Start(ctx, e.Env())
 	if errors.Is(err, supervisor.ErrNotReady) {
-		return reason.Errorf(reason.NotReady, "%w", err)
+		return p.failed(ctx, reason.NotReady, err)
 	}
-	return coded(ctx, reason.StartFailed, err)
+	return p.failed(ctx, reason.StartFailed, err)
 }
 
 func (p process) Stop(ctx context.Context) error {
@@ -33,8 +43,30 @@ func (p process) Hold(ctx context.Context) error {
 	return coded(ctx, reason.StopFailed, p.Supervisor.Hold(ctx))
 }
 
+func (p process) Resume() {
+	if !p.absent {
+		p.Supervisor.Resume()
+	}
+}
+
+func (p process) Precheck(ctx context.Context, e applier.Event) error {
+	if p.absent {
+		return nil
+	}
+	return coded(ctx, reason.PrecheckFailed, p.Supervisor.Precheck(ctx, e.Env()))
+}
+
 func (p process) Reload(ctx context.Context, e applier.Event) error {
-	return coded(ctx, reason.ReloadFailed, p.Supervisor.Reload(ctx, e.Env()))
+	return p.failed(ctx, reason.ReloadFailed, p.Supervisor.Reload(ctx, e.Env()))
+}
+
+// failed is coded for what the process may have said a last word about.
+func (p process) failed(ctx context.Context, code reason.Code, err error) error {
+	err = coded(ctx, code, err)
+	if e, ok := errors.AsType[*reason.Error](err); ok {
+		e.Output = p.Tail()
+	}
+	return err
 }
 
 func coded(ctx context.Context, code reason.Code, err error) error {
@@ -57,7 +89,7 @@ func (p process) settled() bool {
 }
 
 // processOptions are the supervisor's part of the configuration.
-func processOptions(cfg *config.Config, stateFile string) supervisor.Options {
+func processOptions(cfg *config.Config) supervisor.Options {
 	t := cfg.Target
 	return supervisor.Options{
 		Command:        t.Command,
@@ -79,6 +111,12 @@ func processOptions(cfg *config.Config, stateFile string) supervisor.Options {
 			Signal: t.Reload.Signal.Number, HTTP: t.Reload.HTTP, Exec: t.Reload.Exec,
 			Timeout: time.Duration(t.Reload.Timeout),
 		},
-		StateFile: stateFile,
+		Precheck: t.Reload.Precheck,
+		Health: supervisor.Health{
+			Probe:    supervisor.Probe{HTTP: t.Health.HTTP, TCP: t.Health.TCP, Exec: t.Health.Exec},
+			Interval: time.Duration(t.Health.Interval), Timeout: time.Duration(t.Health.Timeout),
+			Failures: t.Health.Failures, Window: time.Duration(t.Health.Window),
+		},
+		StateFile: filepath.Join(cfg.State.Dir, processName),
 	}
 }

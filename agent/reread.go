@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -61,8 +60,8 @@ func (r *reader) take(ctx context.Context, next *config.Config) {
 	a.cfg = next
 	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
 	a.folder.Configure(folderOptions(next, a.log.Named("watcher")))
-	a.applier.Configure(next.Target.Protect, guarded(next))
-	a.process.Configure(processOptions(next, filepath.Join(next.State.Dir, processName)))
+	a.applier.Configure(next.Target.Protect, guarded(next), next.State.Keep)
+	a.process.Configure(processOptions(next))
 	installed := a.installed
 	if installed.Update(next.Build, next.Region, next.Product) {
 		if err := installed.Save(next.State.Dir); err != nil {

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -15,15 +14,10 @@ import (
 	"patchagent/agent/record"
 	"patchagent/agent/supervisor"
 	"patchagent/applier"
-	"patchagent/applier/journal"
 	"patchagent/manifest"
 	"patchagent/manifest/reason"
 	"patchagent/watcher"
 )
-
-// maxAttempts is how often a patch is tried that the agent's own end interrupts
-// before the commit: once, and twice more.
-const maxAttempts = 3
 
 // agent is the state of a running agent. All of it belongs to the goroutine that
 // runs loop; what runs beside it (start.go) only wakes it.
@@ -32,6 +26,7 @@ type agent struct {
 	log       hclog.Logger
 	folder    *watcher.Folder
 	applier   *applier.Applier
+	fault     func(step string) error // for tests; see applier.Options
 	process   process
 	installed record.Installed
 	receipts  *record.Receipts
@@ -39,6 +34,7 @@ type agent struct {
 	queue   []*patch          // verified, waiting for their turn
 	endings []*ending         // decided, not yet wholly put away
 	waiting map[string]string // file name → why it waits, as it was last logged
+	trial   *trial            // the patch on probation
 	arrived time.Time         // the newest drop
 	held    bool              // HOLD is in the folder
 	failed  bool              // a rollback failed: nothing more is applied
@@ -51,6 +47,7 @@ type wakes struct {
 	process <-chan struct{} // the process changed its state
 	config  <-chan struct{} // agent.toml may have changed
 	hangup  <-chan os.Signal
+	asked   <-chan request // what an operator asks for by a command
 }
 
 // loop does what can be done, sleeps until something happens, and begins again;
@@ -65,6 +62,10 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 			return
 		case <-w.folder:
 		case <-w.process:
+		case verdict := <-a.onTrial():
+			a.judge(ctx, verdict)
+		case r := <-w.asked:
+			r.answer <- a.rollBack(ctx, r.ask)
 		case <-w.config:
 			reread(false)
 		case <-w.hangup:
@@ -90,7 +91,7 @@ func (a *agent) step(ctx context.Context) time.Duration {
 // collect finishes what is still to be put away, then claims and verifies what is
 // whole in the folder. What passes joins the queue; the rest is refused.
 func (a *agent) collect(ctx context.Context) time.Duration {
-	a.endings = slices.DeleteFunc(a.endings, a.conclude)
+	a.endings = slices.DeleteFunc(a.endings, a.tryEnding)
 	found, err := a.folder.Scan(ctx)
 	if err != nil {
 		if a.trouble != err.Error() {
@@ -142,10 +143,7 @@ func (a *agent) receive(ctx context.Context, claim *watcher.Claim) {
 // next returns the patch whose turn it is, or nil and when to ask again.
 func (a *agent) next(now time.Time) (*patch, time.Duration) {
 	const nothing = time.Duration(1<<63 - 1)
-	if len(a.queue) == 0 || a.failed || a.held || !a.process.settled() {
-		return nil, nothing
-	}
-	if slices.ContainsFunc(a.endings, func(e *ending) bool { return !e.recorded }) {
+	if len(a.queue) == 0 || a.failed || a.held || a.trial != nil || a.unrecorded() || !a.process.settled() {
 		return nil, nothing
 	}
 	if left := a.arrived.Add(time.Duration(a.cfg.Patch.Settle)).Sub(now); left > 0 {
@@ -159,7 +157,12 @@ func (a *agent) next(now time.Time) (*patch, time.Duration) {
 	return nil, nothing
 }
 
-// turn is a patch from the queue to its outcome.
+// unrecorded says whether what the next patch depends on is not durable yet.
+func (a *agent) unrecorded() bool {
+	return slices.ContainsFunc(a.endings, func(e *ending) bool { return !e.recorded })
+}
+
+// turn is a patch from the queue to its outcome, or to its probation.
 func (a *agent) turn(ctx context.Context, p *patch) {
 	began := time.Now()
 	receipt := func() record.Receipt { return receiptOf(p.claim, p.pkg, a.installed.Build, began) }
@@ -180,13 +183,13 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 	for _, note := range plan.Notes {
 		a.log.Info("about the tree", "patch", p.claim.Name, "note", note)
 	}
-	if len(plan.Changes) == 0 {
+	if len(plan.Changes) == 0 && p.manifest().Build == a.installed.Build {
 		done := receipt()
-		done.Outcome, done.Detail = reason.Applied, "every file is already as the package wants it"
+		done.Outcome, done.Detail = reason.Applied, nothingToChange
 		a.finish(p, nil, done)
 		return
 	}
-	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(p))
+	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan))
 	if ctx.Err() != nil {
 		return
 	}
@@ -198,9 +201,17 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 	if err != nil {
 		return // the agent is ending; the next one goes on from the journal
 	}
-	a.finish(p, tx, withResult(receipt(), tx, result))
+	t := &trial{claim: p.claim, patch: p, tx: tx, receipt: receipt(), began: began}
+	if result.Outcome == reason.Applied && len(plan.Changes) > 0 {
+		a.confirmed(ctx, t)
+		return
+	}
+	a.conclude(t, result)
 	a.keepUp()
 }
+
+// nothingToChange is the detail of a patch that leaves the process alone.
+const nothingToChange = "every file is already as the package wants it"
 
 // keepUp has the process started that a rolled back patch could not bring back.
 func (a *agent) keepUp() {
@@ -226,16 +237,30 @@ func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
 // journal and a log file, so that the outcome can be written down.
 const spaceReserve = 8 << 20
 
-func (a *agent) patchOf(p *patch) applier.Patch {
+// patchOf says what is to be on record of a patch; for that the process is asked
+// whether it was well before.
+func (a *agent) patchOf(ctx context.Context, p *patch, plan *applier.Plan) applier.Patch {
 	m := p.manifest()
-	return applier.Patch{ID: p.claim.ID, Name: p.claim.Name, Warm: m.Warm, Build: m.Build, FromBuild: a.installed.Build}
+	to := applier.Patch{ID: p.claim.ID, Name: p.claim.Name, Warm: m.Warm, Build: m.Build, FromBuild: a.installed.Build}
+	if len(plan.Changes) == 0 || !a.cfg.Target.Health.Set {
+		return to
+	}
+	if err := a.process.Sick(ctx); err != nil && ctx.Err() == nil {
+		to.Sick = reason.Line("the process was not healthy before the patch: " + err.Error())
+		a.log.Warn("the process is not healthy, before the patch already", "patch", p.claim.Name, "error", err)
+	}
+	return to
 }
 
 // finish takes a patch out of the queue and ends it.
 func (a *agent) finish(p *patch, tx *applier.Tx, r record.Receipt) {
+	a.dequeue(p)
+	a.end(p.claim, tx, r)
+}
+
+func (a *agent) dequeue(p *patch) {
 	p.close()
 	a.queue = slices.DeleteFunc(a.queue, func(q *patch) bool { return q == p })
-	a.end(p.claim, tx, r)
 }
 
 // withResult completes a receipt with how the transaction ended.
@@ -243,52 +268,14 @@ func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.
 	counts := tx.Plan().Counts
 	r.Created, r.Modified, r.Deleted, r.Bytes = counts.Created, counts.Modified, counts.Deleted, counts.Bytes
 	r.Outcome, r.Reason, r.Detail = result.Outcome, result.Code, result.Detail
+	if result.Outcome == reason.Applied && len(tx.Plan().Steps) == 0 {
+		r.Detail = nothingToChange
+	}
+	if result.Output != "" {
+		r.Detail += "\nthe last that the process printed:\n" + result.Output
+	}
 	r.DowntimeMS = result.Downtime.Milliseconds()
 	return r
-}
-
-// recovered ends the transaction that an earlier run of the agent left, after
-// applier.Recover has made the tree one build again. claim may be nil. ended says
-// that the claim has its outcome; otherwise it is to be tried again.
-func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) (ended bool, err error) {
-	began := time.Now()
-	plan := tx.Plan()
-	known := claim != nil
-	if !known {
-		claim = &watcher.Claim{ID: plan.ID, Name: plan.Patch}
-	}
-	r := receiptOf(claim, nil, plan.FromBuild, began)
-	r.Build, r.Strategy = &plan.Build, applier.StrategyName(plan.Warm)
-	r.Region, r.Product = a.installed.Region, a.installed.Product
-	log := a.log.With("patch", plan.Patch, "id", plan.ID)
-	switch tx.State() {
-	case journal.Committed:
-		log.Info("the agent was interrupted after the new files were in place, going on from there")
-		result, err := tx.Confirm(ctx, a.process)
-		if err != nil {
-			return false, err
-		}
-		a.end(claim, tx, withResult(r, tx, result))
-	case journal.Undone:
-		code, detail := tx.Cause()
-		a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: code, Detail: detail}))
-	default:
-		if !known {
-			return false, tx.Close() // its drop is claimed again, if it is still there
-		}
-		claim.Attempts++
-		if claim.Attempts >= maxAttempts {
-			a.end(claim, tx, withResult(r, tx, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,
-				Detail: "the agent was interrupted " + strconv.Itoa(claim.Attempts) + " times while it put the new files into place"}))
-			return true, nil
-		}
-		log.Warn("the agent was interrupted while it put the new files into place; they were taken out again", "attempt", claim.Attempts)
-		if err := claim.Save(true); err != nil {
-			return false, err
-		}
-		return false, tx.Close()
-	}
-	return true, nil
 }
 
 // noteWaiting logs that a drop waits, once for each reason.
@@ -324,8 +311,8 @@ func (a *agent) noteFound(found watcher.Found) {
 		a.noteWaiting(w.Name, "not whole", w.Why)
 	}
 	for _, claim := range found.Gone {
-		if slices.ContainsFunc(a.endings, func(e *ending) bool { return e.claim == claim }) {
-			continue // decided already, and still to be put away
+		if a.trial != nil && a.trial.claim == claim || slices.ContainsFunc(a.endings, func(e *ending) bool { return e.claim == claim }) {
+			continue // in place already, or decided and still to be put away
 		}
 		delete(a.waiting, claim.Name)
 		a.log.Info("patch withdrawn", "patch", claim.Name, "id", claim.ID, "detail", "its file was removed from the patch folder before its turn")

@@ -32,7 +32,7 @@ const (
 // runAgent runs the agent until ctx is done: it makes one state of the
 // configuration and the disk, starts what runs beside the loop, and takes both
 // down again in the opposite order.
-func runAgent(ctx context.Context, file string, std Streams) error {
+func runAgent(ctx context.Context, file string, std Program) error {
 	// Before anything else: a hangup that nobody listens for ends a program.
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -46,7 +46,7 @@ func runAgent(ctx context.Context, file string, std Streams) error {
 		return &exitError{exitUsage, err}
 	}
 	defer sink.close()
-	a := &agent{cfg: cfg, log: log, waiting: map[string]string{}}
+	a := &agent{cfg: cfg, log: log, fault: std.Fault, waiting: map[string]string{}}
 	if err := serve(ctx, a, sink, hangup); err != nil {
 		log.Error("cannot go on", "error", err)
 		status := exitFailed
@@ -66,40 +66,57 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		return err
 	}
 	defer a.closeState()
-	tx, err := a.applier.Recover()
-	if err != nil {
-		return err
-	}
-	claims, err := a.folder.Resume()
-	if err != nil {
-		return err
-	}
-
 	// The process ends last, after the loop no longer needs it; so its context is
 	// not the loop's.
 	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	defer stop()
-	folder := watcher.New(a.cfg.Patch.Dir, time.Duration(a.cfg.Patch.Poll), a.log.Named("watcher"))
-	configs := config.Watch(a.cfg.Path, a.log.Named("config"))
-	a.process = process{supervisor.New(processOptions(a.cfg, filepath.Join(a.cfg.State.Dir, processName)), a.log.Named("process"))}
-	for name, run := range map[string]func(context.Context) error{"watcher": folder.Run, "config": configs.Run, "process": a.process.Run} {
+	run := func(part string, do func(context.Context) error) {
 		helpers.Go(func() {
-			if err := run(beside); err != nil && beside.Err() == nil {
-				a.log.Error("a part of the agent has ended", "part", name, "error", err)
+			if err := do(beside); err != nil && beside.Err() == nil {
+				a.log.Error("a part of the agent has ended", "part", part, "error", err)
 			}
 		})
 	}
-
+	a.process = process{Supervisor: supervisor.New(processOptions(a.cfg), a.log.Named("process"))}
+	run("process", a.process.Run)
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
-	if err := a.resume(ctx, tx, claims); err != nil && ctx.Err() == nil {
+	defer a.leave()
+	err := a.goOn(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.process.Release() // it is left as it is: what it stands on may be a mixture
 		return err
 	}
+
+	folder := watcher.New(a.cfg.Patch.Dir, time.Duration(a.cfg.Patch.Poll), a.log.Named("watcher"))
+	run("watcher", folder.Run)
+	configs := config.Watch(a.cfg.Path, a.log.Named("config"))
+	run("config", configs.Run)
+	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}
+	if c, err := listen(a.cfg.State.Dir, a.log.Named("control")); err != nil {
+		a.log.Warn("commands cannot reach this agent", "error", err)
+	} else {
+		run("control", c.Run)
+		w.asked = c.requests
+	}
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
-	a.loop(ctx, wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}, func(hangup bool) { r.reread(ctx, hangup) })
+	a.loop(ctx, w, func(hangup bool) { r.reread(ctx, hangup) })
 	a.log.Info("stopping", "why", context.Cause(ctx))
 	return nil
+}
+
+// goOn takes over what an earlier agent has left: the process, the transaction, the
+// claims.
+func (a *agent) goOn(ctx context.Context) error {
+	if err := a.process.Adopt(ctx); err != nil {
+		return err
+	}
+	claims, err := a.recover(ctx)
+	if err != nil {
+		return err
+	}
+	return a.resume(ctx, claims)
 }
 
 // makeFolders refuses folders that others could write to, and creates the patch
@@ -120,7 +137,9 @@ func makeFolders(cfg *config.Config) error {
 // openState opens everything in the state folder; the lock comes first.
 func (a *agent) openState() error {
 	var err error
-	if a.applier, err = applier.Open(applierOptions(a.cfg, a.log.Named("applier"))); err != nil {
+	opts := applierOptions(a.cfg, a.log.Named("applier"))
+	opts.Fault = a.fault
+	if a.applier, err = applier.Open(opts); err != nil {
 		return err
 	}
 	a.folder = watcher.NewFolder(folderOptions(a.cfg, a.log.Named("watcher")))
@@ -149,9 +168,40 @@ func (a *agent) closeState() {
 	a.applier.Close()
 }
 
-// resume starts the process and goes on with what an earlier run left: first the
-// transaction, then the claims, of which some may have their receipt already.
-func (a *agent) resume(ctx context.Context, tx *applier.Tx, claims []*watcher.Claim) error {
+// recover goes on with the transaction that an earlier agent has left, when the
+// process that it has left is taken over. It returns the claims for which nothing
+// was begun.
+func (a *agent) recover(ctx context.Context) ([]*watcher.Claim, error) {
+	tx, err := a.applier.Recover(ctx, a.process)
+	if err != nil {
+		return nil, err
+	}
+	claims, err := a.folder.Resume()
+	if err != nil || tx == nil {
+		return claims, err
+	}
+	receipts, err := record.Read(a.cfg.State.Dir)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(receipts, func(r record.Receipt) bool { return r.ID == tx.Plan().ID }) {
+		return claims, tx.Close()
+	}
+	at := slices.IndexFunc(claims, func(c *watcher.Claim) bool { return c.ID == tx.Plan().ID })
+	if at < 0 {
+		_, err = a.recovered(ctx, tx, nil)
+		return claims, err
+	}
+	taken, err := a.recovered(ctx, tx, claims[at])
+	if taken {
+		claims = slices.Delete(claims, at, at+1)
+	}
+	return claims, err
+}
+
+// resume has the process started and goes on with the claims that an earlier agent
+// has left, of which some may have their receipt already.
+func (a *agent) resume(ctx context.Context, claims []*watcher.Claim) error {
 	receipts, err := record.Read(a.cfg.State.Dir)
 	if err != nil {
 		return err
@@ -160,26 +210,9 @@ func (a *agent) resume(ctx context.Context, tx *applier.Tx, claims []*watcher.Cl
 	for _, r := range receipts {
 		done[r.ID] = r
 	}
-	if tx != nil {
-		var claim *watcher.Claim
-		for i, c := range claims {
-			if c.ID == tx.Plan().ID {
-				claim = claims[i]
-			}
-		}
-		if _, known := done[tx.Plan().ID]; known {
-			err = tx.Close()
-		} else {
-			var ended bool
-			if ended, err = a.recovered(ctx, tx, claim); ended {
-				claims = slices.DeleteFunc(claims, func(c *watcher.Claim) bool { return c == claim })
-			}
-		}
-		if err != nil {
-			return err
-		}
+	if a.trial == nil && !a.failed {
+		a.process.Resume()
 	}
-	a.process.Resume()
 	for _, c := range claims {
 		if r, ok := done[c.ID]; ok {
 			a.endings = append(a.endings, &ending{claim: c, receipt: r, receipted: true, recorded: true})
@@ -191,7 +224,7 @@ func (a *agent) resume(ctx context.Context, tx *applier.Tx, claims []*watcher.Cl
 }
 
 func applierOptions(cfg *config.Config, log hclog.Logger) applier.Options {
-	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: guarded(cfg), Log: log}
+	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: guarded(cfg), Keep: cfg.State.Keep, Log: log}
 }
 
 // guarded are the agent's own files, which no patch may touch.

@@ -10,7 +10,8 @@
 //	         deleted ones move out to the stage; every folder is made durable;
 //	         then the journal says Committed
 //	Confirm  the process is told (warm.go) or started again (cold.go)
-//	Close    the journal is removed, then what the stage still holds
+//	Close    the journal and what the stage holds by now, the old files, become a
+//	         kept build; or the journal is removed, then the stage
 //
 // The swap of a name is one call of the kernel, needs no new blocks on the disk,
 // and the same call undoes it: after it the stage holds the old file, which is
@@ -18,6 +19,11 @@
 // finds a journal at start, does the same from the disk alone. Whether a step was
 // done is never remembered, always looked up, so that both may be killed
 // anywhere and be repeated.
+//
+// Kept builds are a stack: each leads back from the build that its patch made to
+// the one before (builds.go). A rollback by hand (back.go) puts the steps of one or
+// more of them together, the other way round, into one transaction of its own, with
+// hard links to the kept files as its staged ones; at its end they are used up.
 //
 // What each failure leaves:
 //
@@ -52,15 +58,19 @@ type Process interface {
 	// Stop ends it and all that it started; it is no error if it is down.
 	Stop(context.Context) error
 	// Hold sees to it that a process that ends by itself, or has ended, is not started
-	// while its files are being changed; Start and Reload end that.
+	// while its files are being changed; Start, Reload and Resume end that.
 	Hold(context.Context) error
+	// Resume ends Hold, and has a process that is down started without waiting for it.
+	Resume()
+	// Precheck asks whether the process would take the files that are in place now.
+	Precheck(context.Context, Event) error
 	// Reload tells the running process that its files have changed.
 	Reload(context.Context, Event) error
 }
 
 // An Event is what a command that runs for a patch finds in its environment.
 type Event struct {
-	Name      string // PATCHAGENT_EVENT: start, reload, or rollback
+	Name      string // PATCHAGENT_EVENT: precheck, start, reload, or rollback
 	Patch     string // file name of the drop
 	Build     int64
 	FromBuild int64
@@ -82,6 +92,7 @@ func (e Event) Env() []string {
 
 // Names of the events.
 const (
+	EventPrecheck = "precheck"
 	EventStart    = "start"
 	EventReload   = "reload"
 	EventRollback = "rollback"
@@ -93,6 +104,7 @@ type Options struct {
 	State   string   // the state folder, on the same filesystem; absolute
 	Protect []string // globs relative to Root that no patch may touch
 	Guard   []string // absolute files and folders that no patch may touch
+	Keep    int      // builds that can be returned to
 	Log     hclog.Logger
 
 	// Fault, if set, is called before each step with its name; an error makes the
@@ -107,7 +119,7 @@ type Applier struct {
 	log      hclog.Logger
 	realRoot string // Root without symbolic links
 	root     *os.Root
-	stage    *os.File
+	state    *os.File
 	lock     *os.File
 	exchange bool
 }
@@ -115,9 +127,12 @@ type Applier struct {
 // The applier's places in the state folder.
 const (
 	lockName    = "lock"
-	txName      = "tx"
-	journalName = "journal"
-	stageName   = "stage"
+	txName      = "tx"     // the transaction under way
+	buildsName  = "builds" // the builds that can be returned to
+	asideName   = "aside"  // files made by hand that a forced rollback replaced
+	probeName   = "probe"
+	journalName = "journal" // in tx, and in each of builds
+	stageName   = "stage"   // the same
 )
 
 // Inspector opens an Applier that can only Plan: it takes no lock and creates
@@ -149,19 +164,20 @@ func Open(opts Options) (_ *Applier, err error) {
 			a.Close()
 		}
 	}()
-	stage := filepath.Join(opts.State, txName, stageName)
-	if err := os.MkdirAll(stage, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot create the state folder: %w", err)
+	for _, dir := range []string{opts.State, filepath.Join(opts.State, txName), filepath.Join(opts.State, buildsName)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("cannot create the state folder: %w", err)
+		}
 	}
 	if a.lock, err = takeLock(filepath.Join(opts.State, lockName)); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{stage, filepath.Dir(stage), opts.State, filepath.Dir(opts.State)} {
+	for _, dir := range []string{opts.State, filepath.Dir(opts.State)} {
 		if err := journal.SyncDir(dir); err != nil {
 			return nil, err
 		}
 	}
-	if a.stage, err = os.Open(stage); err != nil {
+	if a.state, err = os.Open(opts.State); err != nil {
 		return nil, fmt.Errorf("cannot use the state folder: %w", err)
 	}
 	if err := a.sameDevice(); err != nil {
@@ -169,7 +185,7 @@ func Open(opts Options) (_ *Applier, err error) {
 	}
 	a.exchange = a.canExchange()
 	if !a.exchange {
-		a.log.Info("the filesystem cannot exchange two names, files are replaced by link and rename", "folder", stage)
+		a.log.Info("the filesystem cannot exchange two names, files are replaced by link and rename", "folder", opts.State)
 	}
 	return a, nil
 }
@@ -177,7 +193,7 @@ func Open(opts Options) (_ *Applier, err error) {
 // Close lets go of everything, the lock last. A transaction under way keeps its
 // journal.
 func (a *Applier) Close() {
-	for _, f := range []*os.File{a.stage, a.lock} {
+	for _, f := range []*os.File{a.state, a.lock} {
 		if f != nil {
 			_ = f.Close()
 		}
@@ -186,8 +202,8 @@ func (a *Applier) Close() {
 }
 
 // Configure replaces what may change while the agent runs.
-func (a *Applier) Configure(protect, guard []string) {
-	a.opts.Protect, a.opts.Guard = protect, guard
+func (a *Applier) Configure(protect, guard []string, keep int) {
+	a.opts.Protect, a.opts.Guard, a.opts.Keep = protect, guard, keep
 }
 
 func (a *Applier) sameDevice() error {
@@ -195,7 +211,7 @@ func (a *Applier) sameDevice() error {
 	if err != nil {
 		return fmt.Errorf("cannot use target.root: %w", err)
 	}
-	state, err := a.stage.Stat()
+	state, err := a.state.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot use the state folder: %w", err)
 	}
@@ -207,18 +223,20 @@ func (a *Applier) sameDevice() error {
 }
 
 func (a *Applier) canExchange() bool {
-	names := [2]string{"probe-a", "probe-b"}
-	defer func() {
-		for _, name := range names {
-			_ = os.Remove(filepath.Join(a.stage.Name(), name))
-		}
-	}()
+	dir := filepath.Join(a.opts.State, probeName)
+	defer func() { _ = os.RemoveAll(dir) }()
+	names := [2]string{"a", "b"}
 	for _, name := range names {
-		if err := os.WriteFile(filepath.Join(a.stage.Name(), name), nil, 0o600); err != nil {
+		if os.MkdirAll(filepath.Join(dir, name), 0o700) != nil {
 			return false
 		}
 	}
-	return exchange(a.stage, names[0], a.stage, names[1]) == nil
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	return exchange(d, names[0], d, names[1]) == nil
 }
 
 func (a *Applier) fault(format string, args ...any) error {
@@ -228,9 +246,8 @@ func (a *Applier) fault(format string, args ...any) error {
 	return a.opts.Fault(fmt.Sprintf(format, args...))
 }
 
-func (a *Applier) journalPath() string {
-	return filepath.Join(a.opts.State, txName, journalName)
-}
+func (a *Applier) txPath() string      { return filepath.Join(a.opts.State, txName) }
+func (a *Applier) journalPath() string { return filepath.Join(a.txPath(), journalName) }
 
 // isNotExist is errors.Is(err, fs.ErrNotExist), which every look at a place asks.
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -15,8 +15,9 @@ import (
 // result is on record, Close ends the transaction.
 type Result struct {
 	Outcome  reason.Outcome
-	Code     reason.Code // "" if applied
+	Code     reason.Code // "" if applied, requested for a rollback by hand that is done
 	Detail   string
+	Output   string        // the last lines that a process printed that is the reason
 	Downtime time.Duration // from the stop signal until ready
 }
 
@@ -53,25 +54,62 @@ func StrategyName(isWarm bool) string {
 // rolled back. The only errors it returns are those that leave the decision to
 // the next start: the context's end (with the journal as it then is), and none
 // other.
+//
+// A transaction that Recover found Committed is confirmed only. One without steps is
+// about the record and the kept builds: the process is left alone.
 func (tx *Tx) Apply(ctx context.Context, p Process) (Result, error) {
-	return tx.conclude(ctx, p, tx.strategy().do(ctx, tx, p))
-}
-
-// Confirm is Apply for a transaction that Recover found Committed.
-func (tx *Tx) Confirm(ctx context.Context, p Process) (Result, error) {
-	return tx.conclude(ctx, p, tx.strategy().confirm(ctx, tx, p))
+	committed := tx.State() == journal.Committed
+	var err error
+	switch {
+	case len(tx.j.Plan.Steps) == 0 && committed:
+	case len(tx.j.Plan.Steps) == 0:
+		err = tx.Commit()
+	case committed:
+		err = tx.strategy().confirm(ctx, tx, p)
+	default:
+		err = tx.strategy().do(ctx, tx, p)
+	}
+	return tx.conclude(ctx, p, err)
 }
 
 func (tx *Tx) conclude(ctx context.Context, p Process, err error) (Result, error) {
 	switch {
 	case err == nil:
-		return Result{Outcome: reason.Applied, Downtime: tx.downtime()}, nil
+		tx.up()
+		return tx.Done(), nil
 	case ctx.Err() != nil && tx.State() != journal.Undoing:
 		return Result{}, tx.leave(ctx)
 	}
-	r := tx.RollBack(ctx, p, asReason(err))
-	r.Downtime = tx.downtime()
-	return r, nil
+	return tx.RollBack(ctx, p, asReason(err)), nil
+}
+
+// Done is the result of a transaction that stays committed.
+func (tx *Tx) Done() Result {
+	r := Result{Outcome: reason.Applied, Detail: tx.j.Plan.Sick, Downtime: tx.down}
+	if tx.j.Plan.Back() {
+		r.Outcome, r.Code = reason.RolledBack, reason.Requested
+	}
+	return r
+}
+
+// precheck asks the process about the files that are now in their places, before it
+// is told of them.
+func (tx *Tx) precheck(ctx context.Context, p Process) error {
+	if err := tx.a.fault("precheck"); err != nil {
+		return err
+	}
+	return p.Precheck(ctx, tx.event(EventPrecheck))
+}
+
+// start starts the process on the new files.
+func (tx *Tx) start(ctx context.Context, p Process) error {
+	if err := tx.precheck(ctx, p); err != nil {
+		return err
+	}
+	if err := tx.a.fault("start"); err != nil {
+		return err
+	}
+	return p.Start(ctx, tx.event(EventStart))
 }
 
 // leave is for an agent that is told to end in the middle. What is committed
@@ -81,7 +119,21 @@ func (tx *Tx) leave(ctx context.Context) error {
 	if tx.State() == journal.Prepared && tx.undo() == nil {
 		_ = tx.Close() // if not, Recover does it
 	}
+	tx.Pause()
 	return context.Cause(ctx)
+}
+
+// Pause notes that the agent ends in order before a committed transaction is
+// confirmed: that is not an interruption.
+func (tx *Tx) Pause() {
+	if tx.State() != journal.Committed {
+		return
+	}
+	e := tx.j.Last
+	e.Paused, e.Time = true, time.Now()
+	if err := tx.j.Enter(e); err != nil {
+		tx.a.log.Warn("cannot note in the journal that the agent ends in order", "error", err)
+	}
 }
 
 // asReason gives an error of Commit the code it has by default.
@@ -105,10 +157,8 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 	if err := tx.begin(cause); err != nil {
 		return failed(err)
 	}
-	s := tx.strategy()
-	var trouble []string
-	if err := s.before(ctx, tx, p); err != nil {
-		trouble = append(trouble, err.Error())
+	if err := tx.strategy().before(ctx, tx, p); err != nil {
+		tx.note("%v", err)
 	}
 	if err := tx.undo(); err != nil {
 		return failed(err)
@@ -116,11 +166,29 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 	if err := tx.undone(); err != nil {
 		return failed(err)
 	}
-	if err := s.after(told, tx, p); err != nil {
-		trouble = append(trouble, "on the old files: "+err.Error())
+	tx.Return(told, p)
+	return tx.Undone()
+}
+
+// Return brings the process back to the old files: it is told of them, or started
+// on them. What goes wrong is noted for Undone. RollBack does it; for a transaction
+// that Recover has undone it is left to do.
+func (tx *Tx) Return(ctx context.Context, p Process) {
+	err := tx.a.fault("return")
+	if err == nil {
+		err = tx.strategy().after(ctx, tx, p)
 	}
-	detail := strings.Join(append(append([]string{cause.Detail}, trouble...), tx.notes...), "; ")
-	return Result{Outcome: reason.RolledBack, Code: cause.Code, Detail: detail}
+	if err != nil {
+		tx.note("on the old files: %v", err)
+	}
+	tx.up()
+}
+
+// Undone is the result of a transaction that was undone.
+func (tx *Tx) Undone() Result {
+	last := tx.j.Last
+	detail := strings.Join(append([]string{last.Detail}, tx.notes...), "; ")
+	return Result{Outcome: reason.RolledBack, Code: last.Code, Detail: detail, Output: last.Output, Downtime: tx.down}
 }
 
 func (tx *Tx) undone() error {
@@ -132,15 +200,18 @@ func (tx *Tx) undone() error {
 	return tx.j.Enter(e)
 }
 
-// downtime is how long the process was away: nothing if it stayed.
-func (tx *Tx) downtime() time.Duration {
-	if tx.stopped.IsZero() {
-		return 0
+// up ends the time for which the process was away.
+func (tx *Tx) up() {
+	if !tx.stopped.IsZero() {
+		tx.down += time.Since(tx.stopped)
+		tx.stopped = time.Time{}
 	}
-	return time.Since(tx.stopped)
 }
 
 func (tx *Tx) event(name string) Event {
 	plan := tx.j.Plan
+	if plan.Back() {
+		name = EventRollback
+	}
 	return Event{Name: name, Patch: plan.Patch, Build: plan.Build, FromBuild: plan.FromBuild, Strategy: tx.strategy().name(), Root: tx.a.opts.Root}
 }

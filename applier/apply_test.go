@@ -1,7 +1,10 @@
 package applier
 
 import (
+	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -69,17 +72,18 @@ func TestApply(t *testing.T) {
 // nothingLeft checks that the state folder holds nothing of a transaction.
 func (w *world) nothingLeft() {
 	w.t.Helper()
-	tx, err := w.a.Recover()
+	tx, err := w.a.Recover(context.Background(), &proc{})
 	must(w.t, err)
 	if tx != nil {
 		w.t.Errorf("a transaction is left: %s", tx.State())
 	}
-	names, err := w.a.stage.ReadDir(-1)
-	must(w.t, err)
-	if len(names) > 0 {
-		w.t.Errorf("the stage still holds %v", names)
+	names, err := os.ReadDir(w.a.txPath())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Fatal(err)
 	}
-	_, _ = w.a.stage.Seek(0, 0)
+	if len(names) > 0 {
+		w.t.Errorf("the transaction's folder still holds %v", names)
+	}
 }
 
 func TestCounts(t *testing.T) {

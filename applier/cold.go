@@ -16,6 +16,9 @@ func (c cold) do(ctx context.Context, tx *Tx, p Process) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if err := tx.a.fault("stop"); err != nil {
+		return err
+	}
 	tx.stopped = time.Now()
 	if err := p.Stop(ctx); err != nil {
 		return err
@@ -26,11 +29,21 @@ func (c cold) do(ctx context.Context, tx *Tx, p Process) error {
 	return c.confirm(ctx, tx, p)
 }
 
+// confirm finds the process up if an earlier agent had started it, on the new files
+// then: it was stopped before they came.
 func (cold) confirm(ctx context.Context, tx *Tx, p Process) error {
-	return p.Start(ctx, tx.event(EventStart))
+	if p.Up() {
+		return nil
+	}
+	return tx.start(ctx, p)
 }
 
-func (cold) before(ctx context.Context, _ *Tx, p Process) error { return p.Stop(ctx) }
+func (cold) before(ctx context.Context, tx *Tx, p Process) error {
+	if tx.stopped.IsZero() && p.Up() {
+		tx.stopped = time.Now()
+	}
+	return p.Stop(ctx)
+}
 
 func (cold) after(ctx context.Context, tx *Tx, p Process) error {
 	if p.Up() {

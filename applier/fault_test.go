@@ -1,6 +1,7 @@
 package applier
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
@@ -56,7 +57,7 @@ func TestEveryStepFails(t *testing.T) {
 				}
 				w.a.opts.Fault = nil
 				switch code, refused := reason.Of(err); {
-				case name == "close" || done:
+				case name == "close" || name == "keep" || done:
 					w.wantTree(after, name)
 				case refused || r.Outcome == reason.RolledBack:
 					if !refused {
@@ -94,7 +95,7 @@ func (w *world) again(when string, after map[string]string) {
 // settle recovers and ends what is left, as the agent does.
 func (w *world) settle(when string) {
 	w.t.Helper()
-	tx, err := w.a.Recover()
+	tx, err := w.a.Recover(context.Background(), &proc{})
 	if err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
@@ -169,7 +170,7 @@ func (w *world) judge(when string, before, after map[string]string) {
 	w.t.Helper()
 	w.a.Close()
 	w.open()
-	tx, err := w.a.Recover()
+	tx, err := w.a.Recover(context.Background(), &proc{})
 	if err != nil {
 		w.t.Fatalf("%s: %v", when, err)
 	}
@@ -214,7 +215,7 @@ func TestRollbackFails(t *testing.T) {
 	w.a.Close()
 	w.opts.Fault = nil
 	w.open()
-	again, err := w.a.Recover()
+	again, err := w.a.Recover(context.Background(), &proc{})
 	must(t, err)
 	if code, _ := again.Cause(); again.State() != journal.Undone || code != reason.ReloadFailed {
 		t.Errorf("%s because of %s", again.State(), code)

@@ -72,14 +72,9 @@ func syncFilesystem(f *os.File) error { return os.NewSyscallError("syncfs", unix
 // 64 KiB of names and as much for a value.
 const maxAttributes = 64 << 10
 
-// copyAttributes gives the staged file the extended attributes of the live one:
-// capabilities, security labels, ACLs, the user's own.
-func (a *Applier) copyAttributes(place string, to *os.File) error {
-	from, err := a.root.OpenFile(place, openQuietly, 0)
-	if err != nil {
-		return err
-	}
-	defer from.Close()
+// copyAttributes gives a file the extended attributes of another: capabilities,
+// security labels, ACLs, the user's own.
+func copyAttributes(from, to *os.File) error {
 	list := make([]byte, maxAttributes)
 	n, err := unix.Flistxattr(int(from.Fd()), list)
 	if errors.Is(err, unix.ENOTSUP) || n == 0 {
@@ -95,7 +90,7 @@ func (a *Applier) copyAttributes(place string, to *os.File) error {
 			err = unix.Fsetxattr(int(to.Fd()), string(name), value[:size], 0)
 		}
 		if err != nil {
-			return &fs.PathError{Op: "copy attribute " + string(name), Path: place, Err: err}
+			return &fs.PathError{Op: "copy attribute " + string(name), Path: from.Name(), Err: err}
 		}
 	}
 	return nil

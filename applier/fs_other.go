@@ -46,4 +46,4 @@ const syncsFilesystem = false
 func syncFilesystem(f *os.File) error { return f.Sync() }
 
 // copyAttributes keeps none: extended attributes are not portable.
-func (a *Applier) copyAttributes(string, *os.File) error { return nil }
+func copyAttributes(from, to *os.File) error { return nil }

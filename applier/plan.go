@@ -23,6 +23,8 @@ type Plan struct {
 	Changes []Change       // folders first, then files, deletions last
 	Counts  journal.Counts // what a receipt says
 	Notes   []string       // what an operator would want to know, one sentence each
+
+	undoes []string // of a rollback by hand: the kept builds that it uses up
 }
 
 // A Change is one step and where its content comes from.
@@ -30,6 +32,7 @@ type Change struct {
 	journal.Step
 	item  manifest.Item // of Replace and Create
 	owner *owner        // of the file that is replaced
+	kept  string        // instead of item: the kept file that comes back
 }
 
 // Plan compares the package with the tree. It touches nothing. Errors are
@@ -251,16 +254,40 @@ func (p *planner) folder(name string, create bool) (folder, error) {
 
 func (p *planner) add(c Change) { p.plan.Changes = append(p.plan.Changes, c) }
 
-var phase = map[journal.Kind]int{journal.StepMkdir: 0, journal.StepReplace: 1, journal.StepCreate: 1, journal.StepDelete: 2}
+// The phases of a commit: folders come before what goes into them, and go after it.
+const (
+	makeFolders = iota
+	placeFiles
+	deleteFiles
+	deleteFolders
+)
 
-// order puts folders before what goes into them and deletions last, and keeps
-// the steps of one folder together; then it numbers the stage.
+func phase(c Change) int {
+	switch {
+	case c.Kind == journal.StepMkdir, c.Kind == journal.StepCreate && c.New.Mode.IsDir():
+		return makeFolders
+	case c.Kind != journal.StepDelete:
+		return placeFiles
+	case !c.Old.Mode.IsDir():
+		return deleteFiles
+	default:
+		return deleteFolders
+	}
+}
+
+// order sorts the steps by phase and keeps those of one folder together; then it
+// numbers the stage.
 func (p *planner) order() {
 	slices.SortStableFunc(p.plan.Changes, func(x, y Change) int {
-		if c := cmp.Compare(phase[x.Kind], phase[y.Kind]); c != 0 || x.Kind == journal.StepMkdir {
+		c := cmp.Compare(phase(x), phase(y))
+		switch phase(x) {
+		case makeFolders:
 			return cmp.Or(c, strings.Compare(x.Path, y.Path))
+		case deleteFolders:
+			return cmp.Or(c, strings.Compare(y.Path, x.Path))
+		default:
+			return cmp.Or(c, strings.Compare(path.Dir(x.Path), path.Dir(y.Path)), strings.Compare(x.Path, y.Path))
 		}
-		return cmp.Or(strings.Compare(path.Dir(x.Path), path.Dir(y.Path)), strings.Compare(x.Path, y.Path))
 	})
 	for i := range p.plan.Changes {
 		if c := &p.plan.Changes[i]; c.Kind != journal.StepMkdir {

@@ -1,45 +1,76 @@
 package applier
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"patchagent/applier/journal"
 )
 
 // Recover finds the transaction that a crash, a power loss or the end of the
-// agent interrupted, and makes the tree exactly one build again. It runs before
-// the process is started. It returns nil where nothing was under way; else the
+// agent interrupted, and makes the tree exactly one build again. A process that an
+// earlier agent left must have been taken over before, and is held; one that is
+// down is not started here. It returns nil where nothing was under way; else the
 // State tells the caller what is left to do:
 //
-//	Prepared   it was undone: Close it, and the patch may be tried again
-//	Undone     it was undone for the reason in Cause: record that, then Close
-//	Committed  the tree is the new build: start the process, Confirm, record, Close
+//	Prepared   it was undone: Return, Close, and the patch may be tried again
+//	Undone     it was undone for the reason in Cause: Return, record that, Close
+//	Committed  the tree is the new build: Apply confirms it, record, Close
 //
 // An error means that nothing may be applied and the process must not be started
 // on what may be a mixture; the journal stays, and Recover may be called again.
-func (a *Applier) Recover() (*Tx, error) {
+func (a *Applier) Recover(ctx context.Context, p Process) (*Tx, error) {
 	j, err := journal.Open(a.journalPath())
 	if isNotExist(err) {
 		a.clean()
+		a.prune()
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	tx := &Tx{a: a, j: j}
-	state := tx.State()
-	if state == journal.Committed || state == journal.Undone {
-		return tx, nil
+	tx, err := a.openTx(j)
+	if err == nil {
+		err = tx.recover(ctx, p)
 	}
-	if err := tx.undo(); err != nil {
+	if err != nil {
 		j.Close()
 		return nil, fmt.Errorf("cannot undo the interrupted patch %s: %w; mend that and start the agent again", j.Plan.Patch, err)
 	}
-	if state == journal.Undoing {
-		if err := tx.undone(); err != nil {
-			j.Close()
-			return nil, err
-		}
-	}
 	return tx, nil
 }
+
+func (tx *Tx) recover(ctx context.Context, p Process) error {
+	switch tx.State() {
+	case journal.Undone:
+		return nil
+	case journal.Committed:
+		return tx.attempt()
+	case journal.Undoing:
+		// A cold process that was started on the new files is still on them.
+		if err := tx.strategy().before(context.WithoutCancel(ctx), tx, p); err != nil {
+			tx.note("%v", err)
+		}
+		if err := tx.undo(); err != nil {
+			return err
+		}
+		return tx.undone()
+	default:
+		return tx.undo()
+	}
+}
+
+// attempt counts how often an agent begins to confirm the transaction.
+func (tx *Tx) attempt() error {
+	e := tx.j.Last
+	if !e.Paused {
+		e.Attempt++
+	}
+	e.Paused, e.Time = false, time.Now()
+	return tx.j.Enter(e)
+}
+
+// Interrupted says how many agents have ended, other than in order, while they
+// confirmed the transaction.
+func (tx *Tx) Interrupted() int { return tx.j.Last.Attempt }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ type Patch struct {
 	Warm      bool
 	Build     int64
 	FromBuild int64
+	Sick      string // why the process was unhealthy before; "" if it was not
 }
 
 // copyBuffer is how much of a payload is written at once.
@@ -44,7 +46,12 @@ func (a *Applier) Space(p *Plan, reserve int64) error {
 		return reason.Errorf(reason.NoSpace, "cannot find out the free space of %s: %w", a.opts.Root, err)
 	}
 	const block = 4 << 10 // what a small file takes up
-	need := reserve + p.Counts.Bytes + int64(len(p.Changes))*2*block
+	need := reserve + int64(len(p.Changes))*2*block
+	for _, c := range p.Changes {
+		if c.New != nil && c.kept == "" {
+			need += c.New.Size
+		}
+	}
 	if free.bytes < need {
 		return reason.Errorf(reason.NoSpace, "%d bytes are needed on the filesystem of %s and %d are free", need, a.opts.Root, free.bytes)
 	}
@@ -58,14 +65,23 @@ func (a *Applier) Space(p *Plan, reserve int64) error {
 // durable. After an error the tree is untouched and there is no journal. Errors
 // are *reason.Error: no-space, commit-failed, or the payload's; or the context's.
 func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, patch Patch) (_ *Tx, err error) {
-	staged := false
+	begun := false
 	defer func() {
-		if err != nil && !staged {
+		if err != nil && !begun {
 			a.clean()
 		}
 	}()
 	a.clean()
-	if err := a.stageAll(ctx, pkg, plan.Changes); err != nil {
+	stage, err := a.makeStage()
+	if err != nil {
+		return nil, systemError(ctx, err, "cannot stage the new files")
+	}
+	defer func() {
+		if err != nil {
+			_ = stage.Close()
+		}
+	}()
+	if err := a.stageAll(ctx, stage, pkg, plan.Changes); err != nil {
 		return nil, systemError(ctx, err, "cannot stage the new files")
 	}
 	steps := make([]journal.Step, len(plan.Changes))
@@ -74,10 +90,10 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 	}
 	draft, err := journal.NewDraft(a.journalPath(), journal.Plan{
 		ID: patch.ID, Patch: patch.Name, Warm: patch.Warm, Build: patch.Build, FromBuild: patch.FromBuild,
-		Started: time.Now(), Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
+		Started: time.Now(), Sick: patch.Sick, Undoes: plan.undoes, Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
 	})
 	if err == nil {
-		err = a.syncStage(draft)
+		err = a.syncStage(stage, draft)
 	}
 	if err == nil {
 		err = a.fault("journal")
@@ -88,22 +104,41 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 	j, err := draft.Begin()
 	if err != nil {
 		if removed := os.Remove(a.journalPath()); removed != nil && !isNotExist(removed) {
-			staged = true // the journal counts, so what it speaks of stays for Recover
+			begun = true // the journal counts, so what it speaks of stays for Recover
 		}
 		return nil, systemError(ctx, err, "cannot begin")
 	}
-	return &Tx{a: a, j: j}, nil
+	return &Tx{a: a, j: j, stage: stage}, nil
+}
+
+// makeStage makes the folder of a transaction. The last one took its own with it.
+func (a *Applier) makeStage() (*os.File, error) {
+	path := filepath.Join(a.txPath(), stageName)
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	return os.Open(path)
+}
+
+// openTx is the transaction of a journal that was found.
+func (a *Applier) openTx(j *journal.Journal) (*Tx, error) {
+	stage, err := os.Open(filepath.Join(a.txPath(), stageName))
+	if err != nil {
+		return nil, fmt.Errorf("cannot open what the journal speaks of: %w", err)
+	}
+	return &Tx{a: a, j: j, stage: stage}, nil
 }
 
 // syncStage makes the staged files, their names and the draft durable.
-func (a *Applier) syncStage(draft *journal.Draft) error {
+func (a *Applier) syncStage(stage *os.File, draft *journal.Draft) error {
 	if err := a.fault("sync stage"); err != nil {
 		return err
 	}
-	if !syncsFilesystem {
-		return errors.Join(draft.Sync(), a.stage.Sync()) // the files were synced one by one
+	if syncsFilesystem {
+		return syncFilesystem(stage)
 	}
-	return syncFilesystem(a.stage)
+	// The files were synced one by one.
+	return errors.Join(draft.Sync(), stage.Sync(), journal.SyncDir(a.txPath()), journal.SyncDir(a.opts.State))
 }
 
 // systemError gives an error of the system its reason code.
@@ -126,7 +161,7 @@ func commitCode(err error) reason.Code {
 }
 
 // stageAll writes the files, a few at a time; the first error stops the rest.
-func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes []Change) error {
+func (a *Applier) stageAll(ctx context.Context, stage *os.File, pkg *manifest.Package, changes []Change) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	work := make(chan *Change)
@@ -135,7 +170,7 @@ func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes [
 		writers.Go(func() {
 			buf := make([]byte, copyBuffer)
 			for c := range work {
-				if err := a.stageOne(ctx, pkg, c, buf); err != nil {
+				if err := a.stageOne(ctx, stage, pkg, c, buf); err != nil {
 					cancel(err)
 				}
 			}
@@ -160,16 +195,19 @@ func (a *Applier) stageAll(ctx context.Context, pkg *manifest.Package, changes [
 	return nil
 }
 
-func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change, buf []byte) (err error) {
+func (a *Applier) stageOne(ctx context.Context, stage *os.File, pkg *manifest.Package, c *Change, buf []byte) (err error) {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if c.kept != "" {
+		return a.stageKept(stage, c)
 	}
 	payload, err := pkg.Payload(c.item)
 	if err != nil {
 		return err
 	}
 	defer payload.Close()
-	f, err := os.OpenFile(filepath.Join(a.stage.Name(), c.Stage), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(filepath.Join(stage.Name(), c.Stage), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -191,7 +229,7 @@ func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change
 		if err := c.owner.give(f); err != nil {
 			return reason.Errorf(reason.CommitFailed, "cannot keep the owner of %s: %w", c.Path, err)
 		}
-		if err := a.copyAttributes(c.Path, f); err != nil {
+		if err := a.copyLiveAttributes(c.Path, f); err != nil {
 			return reason.Errorf(reason.CommitFailed, "cannot keep the extended attributes of %s: %w", c.Path, err)
 		}
 	}
@@ -201,16 +239,11 @@ func (a *Applier) stageOne(ctx context.Context, pkg *manifest.Package, c *Change
 	return f.Sync()
 }
 
-// clean empties the stage. What cannot be removed is left for the next time.
-func (a *Applier) clean() {
-	names, err := os.ReadDir(a.stage.Name())
+func (a *Applier) copyLiveAttributes(place string, to *os.File) error {
+	from, err := a.root.OpenFile(place, openQuietly, 0)
 	if err != nil {
-		a.log.Warn("cannot clean the stage", "folder", a.stage.Name(), "error", err)
-		return
+		return err
 	}
-	for _, name := range names {
-		if err := os.RemoveAll(filepath.Join(a.stage.Name(), name.Name())); err != nil {
-			a.log.Warn("cannot clean the stage", "error", err)
-		}
-	}
+	defer from.Close()
+	return copyAttributes(from, to)
 }

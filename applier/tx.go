@@ -20,8 +20,10 @@ import (
 type Tx struct {
 	a       *Applier
 	j       *journal.Journal
+	stage   *os.File
 	notes   []string
-	stopped time.Time // when a cold patch sent its stop signal
+	stopped time.Time     // when a cold patch sent its stop signal
+	down    time.Duration // for how long the process was away until it was ready
 }
 
 // State says how far it has come.
@@ -67,19 +69,6 @@ func (tx *Tx) undo() error {
 	return tx.sync()
 }
 
-// Close ends the transaction: first the journal goes, durably, then what the
-// stage still holds. It is called when the outcome is on record.
-func (tx *Tx) Close() error {
-	if err := tx.a.fault("close"); err != nil {
-		return err
-	}
-	if err := tx.j.Remove(); err != nil {
-		return err
-	}
-	tx.a.clean()
-	return nil
-}
-
 // do and undoStep: each kind's two halves stand side by side.
 
 func (tx *Tx) do(s journal.Step) error {
@@ -99,14 +88,14 @@ func (tx *Tx) do(s journal.Step) error {
 		return tx.a.root.Chmod(s.Path, 0o755) // whatever the umask is
 	case journal.StepReplace:
 		if _, err := tx.a.root.Lstat(s.Path); isNotExist(err) {
-			return moveNew(tx.a.stage, s.Stage, dir, base) // the process removed it since
+			return moveNew(tx.stage, s.Stage, dir, base) // the process removed it since
 		}
 		if tx.j.Plan.Exchange {
-			return exchange(tx.a.stage, s.Stage, dir, base)
+			return exchange(tx.stage, s.Stage, dir, base)
 		}
-		return swapByLink(tx.a.stage, s.Stage, dir, base)
+		return swapByLink(tx.stage, s.Stage, dir, base)
 	case journal.StepCreate:
-		return moveNew(tx.a.stage, s.Stage, dir, base)
+		return moveNew(tx.stage, s.Stage, dir, base)
 	case journal.StepDelete:
 		return tx.doDelete(s, dir, base)
 	default:
@@ -118,7 +107,7 @@ func (tx *Tx) do(s journal.Step) error {
 // since the plan, at its stop for instance; or put something into the folder, which
 // then goes back.
 func (tx *Tx) doDelete(s journal.Step, dir *os.File, base string) error {
-	err := moveNew(dir, base, tx.a.stage, s.Stage)
+	err := moveNew(dir, base, tx.stage, s.Stage)
 	if isNotExist(err) {
 		return nil
 	}
@@ -130,7 +119,7 @@ func (tx *Tx) doDelete(s journal.Step, dir *os.File, base string) error {
 		err = errors.New("the folder is no longer empty, so it is not deleted")
 	}
 	if err != nil {
-		return errors.Join(err, moveNew(tx.a.stage, s.Stage, dir, base))
+		return errors.Join(err, moveNew(tx.stage, s.Stage, dir, base))
 	}
 	return nil
 }
@@ -192,12 +181,12 @@ func (tx *Tx) undoReplace(s journal.Step, dir *os.File, base string) error {
 	}
 	tx.changed(s)
 	if _, err := tx.a.root.Lstat(s.Path); isNotExist(err) {
-		return moveNew(tx.a.stage, s.Stage, dir, base)
+		return moveNew(tx.stage, s.Stage, dir, base)
 	}
 	if _, err := os.Lstat(tx.stagePath(s.Stage)); isNotExist(err) {
-		return moveNew(dir, base, tx.a.stage, s.Stage) // there was no old one any more
+		return moveNew(dir, base, tx.stage, s.Stage) // there was no old one any more
 	}
-	return exchange(tx.a.stage, s.Stage, dir, base)
+	return exchange(tx.stage, s.Stage, dir, base)
 }
 
 // unswapByLink is undoReplace where names cannot be swapped: the old file has a
@@ -215,7 +204,7 @@ func (tx *Tx) unswapByLink(s journal.Step, dir *os.File, base string) error {
 		return err
 	}
 	tx.changed(s)
-	return moveOver(tx.a.stage, s.Stage+oldSuffix, dir, base)
+	return moveOver(tx.stage, s.Stage+oldSuffix, dir, base)
 }
 
 // undoCreate moves the file back into the stage, as it may be by now.
@@ -226,7 +215,7 @@ func (tx *Tx) undoCreate(s journal.Step, dir *os.File, base string) error {
 		return err
 	}
 	tx.changed(s)
-	if err := moveNew(dir, base, tx.a.stage, s.Stage); !isNotExist(err) {
+	if err := moveNew(dir, base, tx.stage, s.Stage); !isNotExist(err) {
 		return err
 	}
 	return nil // somebody removed it
@@ -243,11 +232,11 @@ func (tx *Tx) undoDelete(s journal.Step, dir *os.File, base string) error {
 	}
 	if _, err := tx.a.root.Lstat(s.Path); err == nil {
 		tx.note("%s was deleted by the patch and had been made again; the old one is back in its place", s.Path)
-		if err := moveNew(dir, base, tx.a.stage, s.Stage+asideSuffix); err != nil {
+		if err := moveNew(dir, base, tx.stage, s.Stage+asideSuffix); err != nil {
 			return err
 		}
 	}
-	return moveNew(tx.a.stage, s.Stage, dir, base)
+	return moveNew(tx.stage, s.Stage, dir, base)
 }
 
 const (
@@ -266,7 +255,7 @@ func (tx *Tx) changed(s journal.Step) {
 	}
 }
 
-func (tx *Tx) stagePath(name string) string { return filepath.Join(tx.a.stage.Name(), name) }
+func (tx *Tx) stagePath(name string) string { return filepath.Join(tx.stage.Name(), name) }
 
 func (tx *Tx) stageIs(want *journal.Object, name string) (bool, error) {
 	info, err := os.Lstat(tx.stagePath(name))
@@ -321,14 +310,14 @@ func (tx *Tx) sync() error {
 		}
 	}
 	if len(dirs) > fewFolders && syncsFilesystem {
-		return syncFilesystem(tx.a.stage)
+		return syncFilesystem(tx.stage)
 	}
 	for dir := range dirs {
 		if err := tx.syncFolder(dir); err != nil {
 			return err
 		}
 	}
-	return tx.a.stage.Sync()
+	return tx.stage.Sync()
 }
 
 func (tx *Tx) syncFolder(dir string) error {
@@ -351,5 +340,5 @@ func (tx *Tx) begin(cause *reason.Error) error {
 	if err := tx.a.fault("undoing"); err != nil {
 		return err
 	}
-	return tx.j.Enter(journal.Entry{State: journal.Undoing, Time: time.Now(), Code: cause.Code, Detail: cause.Detail})
+	return tx.j.Enter(journal.Entry{State: journal.Undoing, Time: time.Now(), Code: cause.Code, Detail: cause.Detail, Output: cause.Output})
 }

@@ -1,6 +1,10 @@
 package applier
 
-import "context"
+import (
+	"context"
+
+	"patchagent/manifest/reason"
+)
 
 // warm replaces resources under a running process and tells it. The process is
 // never stopped: its pid stays. One that is down is started on the new files,
@@ -20,17 +24,28 @@ func (w warm) do(ctx context.Context, tx *Tx, p Process) error {
 }
 
 func (warm) confirm(ctx context.Context, tx *Tx, p Process) error {
-	if p.Up() {
-		return p.Reload(ctx, tx.event(EventReload))
+	if !p.Up() {
+		return tx.start(ctx, p)
 	}
-	return p.Start(ctx, tx.event(EventStart))
+	if err := tx.precheck(ctx, p); err != nil {
+		return err
+	}
+	if err := tx.a.fault("reload"); err != nil {
+		return err
+	}
+	return p.Reload(ctx, tx.event(EventReload))
 }
 
 func (warm) before(ctx context.Context, _ *Tx, p Process) error { return p.Hold(ctx) }
 
+// after does not tell a process of files that it was never told of.
 func (warm) after(ctx context.Context, tx *Tx, p Process) error {
-	if p.Up() {
-		return p.Reload(ctx, tx.event(EventRollback))
+	if !p.Up() {
+		return p.Start(ctx, tx.event(EventRollback))
 	}
-	return p.Start(ctx, tx.event(EventRollback))
+	if code, _ := tx.Cause(); code == reason.PrecheckFailed {
+		p.Resume()
+		return nil
+	}
+	return p.Reload(ctx, tx.event(EventRollback))
 }

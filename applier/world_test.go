@@ -46,7 +46,7 @@ func inMemory(t *testing.T) string {
 func newWorldIn(t *testing.T, dir string, tree map[string]string) *world {
 	t.Helper()
 	w := &world{t: t, root: filepath.Join(dir, "app")}
-	w.opts = Options{Root: w.root, State: filepath.Join(dir, "state")}
+	w.opts = Options{Root: w.root, State: filepath.Join(dir, "state"), Keep: 3}
 	w.lay(tree)
 	w.open()
 	return w
@@ -200,6 +200,10 @@ func (p *proc) call(name string) error {
 func (p *proc) Up() bool { return p.up }
 
 func (p *proc) Hold(context.Context) error { return nil }
+
+func (p *proc) Resume() {}
+
+func (p *proc) Precheck(context.Context, Event) error { return p.fail["precheck"] }
 
 func (p *proc) Start(_ context.Context, e Event) error {
 	err := p.call("start " + e.Name)

@@ -232,8 +232,8 @@ func TestDefaultGivesPlace(t *testing.T) {
 func TestNotYetSupported(t *testing.T) {
 	for key, values := range map[string][2]string{
 		"verify.require": {`"signature"`, `"checksum"`}, "verify.keys": {`["k"]`, `[]`}, "target.gate.exec": {`["x"]`, ""},
-		"target.gate.http": {`"http://h/"`, ""}, "target.health.tcp": {`"h:1"`, ""}, "target.health.window": {`"1s"`, ""},
-		"target.reload.precheck": {`["x"]`, `[]`}, "target.reload.confirm": {`"notify"`, `"none"`}, "target.ready.notify": {`true`, `false`},
+		"target.gate.http": {`"http://h/"`, ""},
+		"target.reload.confirm": {`"notify"`, `"none"`}, "target.ready.notify": {`true`, `false`},
 	} {
 		if _, err := loadText(t, without(key, values[0])); err == nil || !strings.Contains(err.Error(), "is not yet supported") {
 			t.Errorf("%s = %s: %v", key, values[0], err)

@@ -267,14 +267,12 @@ func zero(value any) bool {
 func (r *reader) later() {
 	c := r.cfg
 	for key, used := range map[string]bool{
-		"verify.require":         c.Verify.Require == RequireSignature,
-		"verify.keys":            len(c.Verify.Keys) > 0,
-		"target.gate":            c.Target.Gate.Set,
-		"target.health":          c.Target.Health.Set,
-		socketKey:                r.set[socketKey],
-		"target.reload.precheck": len(c.Target.Reload.Precheck) > 0,
-		"target.reload.confirm":  c.Target.Reload.Confirm == ConfirmNotify,
-		"target.ready.notify":    c.Target.Ready.Notify,
+		"verify.require":        c.Verify.Require == RequireSignature,
+		"verify.keys":           len(c.Verify.Keys) > 0,
+		"target.gate":           c.Target.Gate.Set,
+		socketKey:               r.set[socketKey],
+		"target.reload.confirm": c.Target.Reload.Confirm == ConfirmNotify,
+		"target.ready.notify":   c.Target.Ready.Notify,
 	} {
 		if used {
 			r.problem(key, "is not yet supported by this version; leave it out")

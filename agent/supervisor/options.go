@@ -27,6 +27,8 @@ type Options struct {
 	Output      string // stdout and stderr are appended there; "" is the agent's own
 	Ready       Ready
 	Reload      Reload
+	Precheck    []string // a command that has to succeed on new files
+	Health      Health
 	Backoff     Backoff
 	StateFile   string // where the running process is on record
 

@@ -27,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -207,6 +206,22 @@ func (s *Supervisor) Reload(ctx context.Context, env []string) error {
 	return s.ask(ctx, func() error { return s.reload(ctx, env) })
 }
 
+// Precheck runs the command that has to succeed on new files before the process is
+// told of them, if there is one. env is added to its environment. The error says
+// how it failed and what it printed.
+func (s *Supervisor) Precheck(ctx context.Context, env []string) error {
+	var c Command
+	err := s.ask(ctx, func() error {
+		c = Command{Args: s.opts.Precheck, Dir: s.opts.Dir, Env: append(environment(s.opts), env...), Timeout: s.opts.Reload.Timeout}
+		return nil
+	})
+	if err != nil || len(c.Args) == 0 {
+		return err
+	}
+	_, err = RunCommand(ctx, c)
+	return err
+}
+
 func (s *Supervisor) enter(state State) {
 	next := *s.status.Load()
 	next.State, next.PID, next.Since, next.Restarts = state, 0, time.Now(), s.restarts
@@ -283,34 +298,11 @@ func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
 		if !probing {
 			return nil
 		}
-		if last = s.probeWhileAlive(ctx, env, r.Timeout); last == nil {
+		if last = s.child.probe(ctx, r.Probe, r.Timeout, s.opts, env); last == nil {
 			return nil
 		}
 		look.Reset(pause)
 		pause = min(2*pause, lastLook)
-	}
-}
-
-// probeWhileAlive asks once; the answer counts only if the process is still there.
-func (s *Supervisor) probeWhileAlive(ctx context.Context, env []string, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	ended := s.child.done
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		select {
-		case <-ended:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	defer watch.Wait()
-	defer cancel()
-	err := s.opts.Ready.Check(ctx, s.opts.Dir, append(environment(s.opts), env...))
-	select {
-	case <-ended:
-		return errors.New("it has ended")
-	default:
-		return err
 	}
 }
 

@@ -38,11 +38,12 @@ import (
 // Version is the format that this program writes, and the only one it reads.
 const Version = 1
 
-// Going back must not need new blocks on a full disk, so room for the entries
-// of a transaction (three at most) is set aside with its plan.
+// Going back must not need new blocks on a full disk, so room for the entries of a
+// transaction is set aside with its plan: two with a detail, the others are short.
 const (
 	maxDetail  = 4 << 10
-	entrySpace = 32 << 10 // JSON escapes can make a detail longer
+	maxOutput  = 24 << 10
+	entrySpace = 384 << 10 // JSON escapes can make a detail six times as long
 )
 
 // ErrDamaged is returned for a journal that no crash can have left.
@@ -85,21 +86,27 @@ type Step struct {
 	Stage string  `json:"stage,omitempty"` // name in the stage folder
 	Old   *Object `json:"old,omitempty"`   // nil: nothing was there
 	New   *Object `json:"new,omitempty"`   // nil: nothing will be there
+	Aside bool    `json:"aside,omitempty"` // what is there was made by hand and is kept aside
 }
 
 // A Plan is all that a transaction is going to do.
 type Plan struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
-	Patch     string    `json:"patch"` // file name of the drop
+	Patch     string    `json:"patch"` // file name of the drop; empty for a rollback by hand
 	Warm      bool      `json:"warm"`
 	Build     int64     `json:"build"`
 	FromBuild int64     `json:"from_build"`
 	Started   time.Time `json:"started"`
-	Exchange  bool      `json:"exchange"` // the filesystem swaps two names in one call
+	Sick      string    `json:"sick,omitempty"`   // why the process was unhealthy before it began
+	Undoes    []string  `json:"undoes,omitempty"` // the kept builds that a rollback by hand uses up
+	Exchange  bool      `json:"exchange"`         // the filesystem swaps two names in one call
 	Steps     []Step    `json:"steps"`
 	Counts    Counts    `json:"counts"`
 }
+
+// Back says whether it is a rollback by hand.
+func (p Plan) Back() bool { return len(p.Undoes) > 0 }
 
 // Counts is what the receipt says of a plan.
 type Counts struct {
@@ -115,7 +122,12 @@ type Entry struct {
 	Time   time.Time   `json:"time"`
 	Code   reason.Code `json:"code,omitempty"`   // why it is being undone
 	Detail string      `json:"detail,omitempty"` // the sentence that goes with it
-	Down   int64       `json:"downtime_ms,omitempty"`
+	Output string      `json:"output,omitempty"` // the last lines that the process had printed
+
+	// Of Committed: how often an agent has begun to confirm it, and whether the last
+	// one was stopped in order, which does not count.
+	Attempt int  `json:"attempt,omitempty"`
+	Paused  bool `json:"paused,omitempty"`
 }
 
 // A Journal is an open transaction's record. Only one goroutine may use it.
@@ -166,13 +178,37 @@ func (d *Draft) Begin() (*Journal, error) {
 // none, and wraps ErrDamaged where it cannot be relied on; the file is then left
 // as it is. A torn last line is removed.
 func Open(path string) (*Journal, error) {
-	data, err := os.ReadFile(path)
+	plan, last, size, err := read(path)
 	if err != nil {
 		return nil, err
 	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if size < info.Size() {
+		if err := os.Truncate(path, size); err != nil {
+			return nil, fmt.Errorf("cannot cut the torn last line off the journal: %w", err)
+		}
+	}
+	return open(path, plan, last, size)
+}
+
+// Read returns the plan of the journal at path and touches nothing; the errors are
+// those of Open.
+func Read(path string) (Plan, error) {
+	plan, _, _, err := read(path)
+	return plan, err
+}
+
+// read also returns the last entry, and how long the part is that is whole.
+func read(path string) (plan Plan, last Entry, size int64, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return plan, last, 0, err
+	}
 	whole := data[:bytes.LastIndexByte(data, '\n')+1]
-	var plan Plan
-	last := Entry{State: Prepared}
+	last = Entry{State: Prepared}
 	number := 0
 	for line := range bytes.Lines(whole) {
 		number++
@@ -183,22 +219,17 @@ func Open(path string) (*Journal, error) {
 			last = Entry{}
 		}
 		if err := decode(line, target); err != nil {
-			return nil, fmt.Errorf("%w: %s, line %d: %v", ErrDamaged, path, number, err)
+			return plan, last, 0, fmt.Errorf("%w: %s, line %d: %v", ErrDamaged, path, number, err)
 		}
 	}
 	if number == 0 {
-		return nil, fmt.Errorf("%w: %s holds no complete line", ErrDamaged, path)
+		return plan, last, 0, fmt.Errorf("%w: %s holds no complete line", ErrDamaged, path)
 	}
 	if plan.Version != Version {
-		return nil, fmt.Errorf("cannot use %s: it was written by another version of this program (format %d, this one reads %d); "+
+		return plan, last, 0, fmt.Errorf("cannot use %s: it was written by another version of this program (format %d, this one reads %d); "+
 			"start the version that wrote it once more and let it finish", path, plan.Version, Version)
 	}
-	if len(whole) < len(data) {
-		if err := os.Truncate(path, int64(len(whole))); err != nil {
-			return nil, fmt.Errorf("cannot cut the torn last line off the journal: %w", err)
-		}
-	}
-	return open(path, plan, last, int64(len(whole)))
+	return plan, last, int64(len(whole)), nil
 }
 
 func open(path string, plan Plan, last Entry, size int64) (*Journal, error) {
@@ -211,9 +242,11 @@ func open(path string, plan Plan, last Entry, size int64) (*Journal, error) {
 
 // Enter appends an entry and makes it durable. After an error of the sync it is
 // unknown whether the entry will be there after a crash: the caller must not
-// rely on either. Details are cut to what was set aside for them.
+// rely on either. Details are cut to what was set aside for them, and of the output
+// the end is kept.
 func (j *Journal) Enter(e Entry) error {
 	e.Detail = e.Detail[:min(len(e.Detail), maxDetail)]
+	e.Output = e.Output[max(0, len(e.Output)-maxOutput):]
 	line, err := encode(e)
 	if err != nil {
 		return err
@@ -237,11 +270,14 @@ func (j *Journal) Enter(e Entry) error {
 // needed for going back may be removed afterwards, not before.
 func (j *Journal) Remove() error {
 	j.Close()
-	if err := os.Remove(j.path); err != nil {
+	if err := os.Remove(j.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot remove the journal: %w", err)
 	}
 	return SyncDir(filepath.Dir(j.path))
 }
+
+// Trim gives back the room that was set aside for entries: there will be no more.
+func (j *Journal) Trim() { _ = os.Truncate(j.path, j.size) }
 
 // Close lets go of the file and leaves the journal where it is.
 func (j *Journal) Close() { _ = j.file.Close() }

@@ -145,6 +145,7 @@ func All() []Code {
 type Error struct {
 	Code   Code
 	Detail string // one line, a sentence without a final stop; names the file or field
+	Output string // the last lines that the process had printed; "" for most reasons
 	cause  error
 }
 

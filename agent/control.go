@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// socketName is where a running agent is asked, below the state folder: nobody else
+// can reach it, since that folder is the agent's user's own.
+const socketName = "agent.sock"
+
+// A request is carried out by the loop.
+type request struct {
+	ask    rollback
+	answer chan answer // with room for one
+}
+
+// control takes requests at the socket and hands them to the loop.
+type control struct {
+	requests chan request
+	listener net.Listener
+	dir      *os.File
+	log      hclog.Logger
+}
+
+// maxRequest bounds what is read of a request, and headerTime how long it may take.
+const (
+	maxRequest = 4 << 10
+	headerTime = 10 * time.Second
+)
+
+// listen opens the socket; what an earlier agent has left there goes.
+func listen(stateDir string, log hclog.Logger) (*control, error) {
+	dir, path, err := socketPath(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, errors.Join(fmt.Errorf("cannot take requests: %w", err), dir.Close())
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot take requests: %w", err), dir.Close())
+	}
+	return &control{requests: make(chan request), listener: l, dir: dir, log: log}, nil
+}
+
+// Run serves until ctx is done.
+func (c *control) Run(ctx context.Context) error {
+	defer c.dir.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /rollback", func(w http.ResponseWriter, r *http.Request) {
+		req := request{answer: make(chan answer, 1)}
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&req.ask); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		// Whoever asked may have gone when the answer comes: what was begun is finished.
+		select {
+		case c.requests <- req:
+		case <-r.Context().Done():
+			return
+		}
+		select {
+		case a := <-req.answer:
+			_ = json.NewEncoder(w).Encode(a)
+		case <-r.Context().Done():
+		}
+	})
+	server := http.Server{Handler: mux, ReadHeaderTimeout: headerTime, BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog: c.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(c.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+var errNoAgent = errors.New("no agent is running")
+
+// askAgent has the running agent carry a request out; the error wraps errNoAgent
+// if there is none.
+func askAgent(ctx context.Context, stateDir string, ask rollback) (answer, error) {
+	dir, path, err := socketPath(stateDir)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errNoAgent, err)
+	}
+	defer dir.Close()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", errNoAgent, err)
+	}
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	body, writer := io.Pipe()
+	go func() { _ = writer.CloseWithError(json.NewEncoder(writer).Encode(ask)) }()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/rollback", body)
+	if err != nil {
+		return answer{}, err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return answer{}, fmt.Errorf("the agent gave no answer: %w; see its log", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxRequest))
+		return answer{}, fmt.Errorf("the agent answers %s: %s", resp.Status, said)
+	}
+	var a answer
+	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
+		return answer{}, fmt.Errorf("the agent's answer is cut short: %w; see its log", err)
+	}
+	return a, nil
+}
+
+// maxSocketPath is how long the path of a socket may be, unix(7).
+const maxSocketPath = 107
+
+// socketPath is the socket's path, by way of the folder's descriptor where the whole
+// would be too long. The folder is to be closed when the path is no longer needed.
+func socketPath(stateDir string) (dir *os.File, path string, err error) {
+	dir, err = os.Open(stateDir)
+	if err != nil {
+		return nil, "", err
+	}
+	path = filepath.Join(stateDir, socketName)
+	if len(path) > maxSocketPath {
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketName)
+	}
+	return dir, path, nil
+}

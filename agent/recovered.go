@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"patchagent/agent/record"
+	"patchagent/applier"
+	"patchagent/applier/journal"
+	"patchagent/manifest/reason"
+	"patchagent/watcher"
+)
+
+// maxAttempts is how often a patch is tried that the agent's own end interrupts
+// before the commit: once, and twice more.
+const maxAttempts = 3
+
+// recovered goes on with the transaction that an earlier run of the agent left,
+// after applier.Recover has made the tree one build again. claim is nil for a
+// rollback by hand, and where it is gone. taken says that the claim has its outcome,
+// or will have it after its probation; otherwise it is to be tried again.
+func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) (taken bool, err error) {
+	t := &trial{claim: claim, tx: tx, receipt: a.receiptOfTx(tx, claim), began: tx.Plan().Started}
+	log := a.log.With("patch", tx.Plan().Patch, "id", tx.Plan().ID)
+	switch tx.State() {
+	case journal.Committed:
+		if n := tx.Interrupted(); n > maxConfirms {
+			a.conclude(t, tx.RollBack(ctx, a.process, reason.Errorf(reason.Interrupted,
+				"the agent was interrupted %d times while it confirmed the new files", n)))
+			return true, nil
+		}
+		log.Info("the agent was interrupted after the new files were in place, going on from there")
+		result, err := tx.Apply(ctx, a.process)
+		if err != nil {
+			return false, err
+		}
+		if result.Outcome == reason.Applied && len(tx.Plan().Steps) > 0 {
+			a.confirmed(ctx, t)
+		} else {
+			a.conclude(t, result)
+		}
+		return true, nil
+	case journal.Undone:
+		tx.Return(ctx, a.process)
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		a.conclude(t, tx.Undone())
+		return true, nil
+	default:
+		tx.Return(ctx, a.process)
+		return a.interrupted(t)
+	}
+}
+
+// interrupted is for a transaction that was undone because the agent ended before
+// its commit. A rollback by hand is left to whoever asked for it.
+func (a *agent) interrupted(t *trial) (taken bool, err error) {
+	often := 1
+	if t.claim != nil {
+		t.claim.Attempts++
+		often = t.claim.Attempts
+	}
+	if t.tx.Plan().Back() || often >= maxAttempts {
+		a.conclude(t, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,
+			Detail: fmt.Sprintf("interrupted %d times while the new files were put into place; they were taken out again", often)})
+		return true, nil
+	}
+	if t.claim == nil {
+		return false, t.tx.Close() // its drop is claimed again, if it is still there
+	}
+	a.log.Warn("the agent was interrupted while it put the new files into place; they were taken out again", "patch", t.claim.Name, "attempt", often)
+	if err := t.claim.Save(true); err != nil {
+		return false, err
+	}
+	return false, t.tx.Close()
+}
+
+// receiptOfTx begins the receipt of a transaction that was found in the journal.
+func (a *agent) receiptOfTx(tx *applier.Tx, claim *watcher.Claim) record.Receipt {
+	plan := tx.Plan()
+	r := record.Receipt{ID: plan.ID, Patch: plan.Patch}
+	if claim != nil {
+		r = receiptOf(claim, nil, 0, time.Now())
+	}
+	r.FromBuild, r.Build, r.Strategy = plan.FromBuild, &plan.Build, applier.StrategyName(plan.Warm)
+	r.Region, r.Product = a.installed.Region, a.installed.Product
+	return r
+}

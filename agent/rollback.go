@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"patchagent/agent/record"
+	"patchagent/applier"
+	"patchagent/manifest/reason"
+)
+
+// A rollback is what an operator asks for by `patchagent rollback`.
+type rollback struct {
+	To    *int64 `json:"to"` // nil: the build before
+	Force bool   `json:"force"`
+}
+
+// An answer is what the command prints, and its exit status.
+type answer struct {
+	Status  int             `json:"status"`
+	Message string          `json:"message"`
+	Receipt *record.Receipt `json:"receipt,omitempty"`
+}
+
+func no(status int, format string, args ...any) answer {
+	return answer{Status: status, Message: fmt.Sprintf(format, args...)}
+}
+
+// rollBack goes back to an earlier build, from first to last. A patch on probation is
+// what is gone back over first.
+func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
+	switch {
+	case a.failed:
+		return no(exitFailed, "cannot roll back: a patch could not be undone; mend that and start the agent again (%s)", reason.RollbackFailed)
+	case a.unrecorded():
+		return no(exitLater, "cannot roll back yet: the outcome of the last patch cannot be written down; see the log")
+	}
+	if a.trial != nil {
+		from := a.trial.tx.Plan().FromBuild
+		r := a.condemn(ctx, reason.Errorf(reason.Requested, "an operator asked for it"))
+		if r.Outcome != reason.RolledBack || ask.To == nil || *ask.To == from {
+			return a.answerOf(r)
+		}
+	}
+	if ask.To != nil && *ask.To == a.installed.Build {
+		return no(exitRejected, "cannot roll back to build %d: it is installed", *ask.To)
+	}
+	began := time.Now()
+	back, err := a.applier.PlanBack(ctx, ask.To, ask.Force)
+	if err == nil {
+		err = a.applier.Space(back.Plan, 0)
+	}
+	if err != nil {
+		return refusal(err)
+	}
+	for _, note := range back.Notes {
+		a.log.Info("about the tree", "note", note)
+	}
+	tx, err := a.applier.Stage(ctx, nil, back.Plan, applier.Patch{ID: rollbackID(), Warm: back.Warm, Build: back.Build, FromBuild: a.installed.Build})
+	if err != nil {
+		return refusal(err)
+	}
+	result, err := tx.Apply(ctx, a.process)
+	if err != nil {
+		return no(exitFailed, "the agent is ending: %v", err)
+	}
+	if result.Code == reason.Requested {
+		result.Detail = strings.Join(append([]string{"went back over " + strings.Join(back.Patches, ", ")}, back.Notes...), "; ")
+		if dir := tx.AsideDir(); back.PutsAside() {
+			result.Detail += "; what had been changed by hand is in " + dir
+		}
+	}
+	r := a.conclude(&trial{tx: tx, receipt: a.receiptOfTx(tx, nil), began: began}, result)
+	a.keepUp()
+	return a.answerOf(r)
+}
+
+// rollbackID is like a claim's: it begins with the time.
+func rollbackID() string {
+	return time.Now().UTC().Format("20060102T150405.000000000") + "-rollback-" + rand.Text()[:8]
+}
+
+// refusal is the answer to what cannot be done as the tree is.
+func refusal(err error) answer {
+	_, misfit := errors.AsType[*applier.Misfit](err)
+	_, refused := reason.Of(err)
+	if misfit || refused || errors.Is(err, applier.ErrNoBuild) {
+		return no(exitRejected, "%v", err)
+	}
+	return no(exitFailed, "%v", err)
+}
+
+func (a *agent) answerOf(r record.Receipt) answer {
+	if r.Outcome == reason.RolledBack && r.Reason == reason.Requested {
+		return answer{Status: exitDone, Message: fmt.Sprintf("build %d is installed again; %s", a.installed.Build, r.Detail), Receipt: &r}
+	}
+	return answer{Status: exitFailed, Message: fmt.Sprintf("the rollback was not made, build %d stays: %s (%s)", a.installed.Build, r.Detail, r.Reason), Receipt: &r}
+}

@@ -1,0 +1,7 @@
+package supervisor
+
+import "context"
+
+func (s *Supervisor) Adopt(context.Context) error { return nil }
+func (s *Supervisor) Release()                    {}
+func (s *Supervisor) Tail() string                { return "" }

@@ -14,13 +14,16 @@ import (
 	"syscall"
 )
 
-func main() {
+func main() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr})) }
+
+// start runs the program until it ends by itself or is told to.
+func start(p Program) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// Without a receiver a console that is gone would end the agent at its next line.
 	// To ignore the signal is no way out: the process would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	os.Exit(Run(ctx, os.Args[1:], Program{Out: os.Stdout, Err: os.Stderr}))
+	return Run(ctx, os.Args[1:], p)
 }
 
 // A Program is what a command works with: Out gets what a script reads, Err the rest.

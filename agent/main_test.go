@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -27,7 +28,40 @@ import (
 // The test binary is also the programs that the stories run: the agent itself, and
 // a service for it to supervise.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"patchagent": main, "service": service, "clock": clock})
+	testscript.Main(m, map[string]func(){
+		"patchagent": func() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr, Fault: crashes()})) },
+		"service":    service, "clock": clock,
+	})
+}
+
+// The variables that end the agent at a step: its number, and the file that then
+// gets its name.
+const (
+	crashAtVar   = "PATCHAGENT_CRASH_AT"
+	crashFileVar = "PATCHAGENT_CRASH_FILE"
+)
+
+// crashes is Program.Fault of the agent under test: it kills the agent, as SIGKILL
+// does, when it comes to the step of the number that is asked for.
+func crashes() func(string) error {
+	at, err := strconv.Atoi(os.Getenv(crashAtVar))
+	if err != nil {
+		return nil
+	}
+	return func(step string) error {
+		if at--; at == -1 {
+			_ = os.WriteFile(os.Getenv(crashFileVar), []byte(step), 0o600)
+			self, err := os.FindProcess(os.Getpid())
+			if err == nil {
+				err = self.Kill()
+			}
+			if err != nil {
+				panic(err)
+			}
+			select {}
+		}
+		return nil
+	}
 }
 
 // TestStories runs the stories in testdata/script, each in a folder of its own,
@@ -51,8 +85,9 @@ func TestStories(t *testing.T) {
 
 // service is what the stories' agents supervise. It writes what happens to it to
 // service.log in its working directory: "start N", "told N", "stop", where N is the
-// content of the file "version" then. A version that says "broken" ends at once, one
-// that says "fatal" when it is told.
+// content of the file "version" then. A version that says "broken" prints 80 lines
+// and ends at once, one that says "fatal" ends when it is told, one that says "brief"
+// after half a second; one that says "late" makes a file "sick" after 2 seconds.
 func service() {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
@@ -67,9 +102,17 @@ func service() {
 		}
 		_ = f.Close()
 	}
-	if version, _ := os.ReadFile("version"); strings.Contains(string(version), "broken") {
-		fmt.Println("this version is broken")
+	_ = os.Remove("sick")
+	switch version, _ := os.ReadFile("version"); strings.TrimSpace(string(version)) {
+	case "broken":
+		for i := range 80 {
+			fmt.Println("this version is broken, line", i)
+		}
 		os.Exit(3)
+	case "brief":
+		time.AfterFunc(500*time.Millisecond, func() { fmt.Println("out of luck"); os.Exit(5) })
+	case "late":
+		time.AfterFunc(2*time.Second, func() { _ = os.WriteFile("sick", nil, 0o644) })
 	}
 	say("start")
 	for s := range signals {
@@ -87,9 +130,12 @@ func service() {
 func cmdZip(ts *testscript.TestScript, _ bool, args []string) {
 	out, err := os.Create(ts.MkAbs(args[0]))
 	ts.Check(err)
+	ts.Check(errors.Join(zipFolder(out, ts.MkAbs(args[1])), out.Close()))
+}
+
+func zipFolder(out io.Writer, dir string) error {
 	w := zip.NewWriter(out)
-	ts.Check(w.AddFS(os.DirFS(ts.MkAbs(args[1]))))
-	ts.Check(errors.Join(w.Close(), out.Close()))
+	return errors.Join(w.AddFS(os.DirFS(dir)), w.Close())
 }
 
 func cmdDrop(ts *testscript.TestScript, _ bool, args []string) {

@@ -106,6 +106,7 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 		a.arrived = time.Now()
 		a.receive(ctx, claim)
 	}
+	a.noteQueue()
 	if found.Again > 0 {
 		return min(found.Again, time.Duration(a.cfg.Patch.Poll))
 	}
@@ -287,6 +288,18 @@ func (a *agent) noteWaiting(name, why, detail string) {
 	a.log.Info("patch waiting", "patch", name, "reason", why, "detail", detail)
 }
 
+// noteQueue logs why what is verified has not its turn.
+func (a *agent) noteQueue() {
+	for _, p := range a.queue {
+		switch {
+		case a.failed:
+			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
+		case a.trial != nil && a.trial.patch != p:
+			a.noteWaiting(p.claim.Name, "probation", a.trial.receipt.Patch+" is on probation")
+		}
+	}
+}
+
 // noteFound logs what of the folder's state is news.
 func (a *agent) noteFound(found watcher.Found) {
 	a.held = found.Hold
@@ -296,9 +309,6 @@ func (a *agent) noteFound(found watcher.Found) {
 	}
 	for _, p := range a.queue {
 		waits[p.claim.Name] = true
-		if a.failed {
-			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
-		}
 	}
 	for _, name := range found.Held {
 		waits[name] = true

@@ -201,6 +201,16 @@ func (a *Applier) Close() {
 	_ = a.root.Close()
 }
 
+// A LockedError says that another agent works with the same state folder.
+type LockedError struct {
+	Path string
+	PID  string // of the holder, as far as it is known
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("cannot start: another agent (pid %s) holds %s; stop it first, or give this one a state.dir of its own", e.PID, e.Path)
+}
+
 // Configure replaces what may change while the agent runs.
 func (a *Applier) Configure(protect, guard []string, keep int) {
 	a.opts.Protect, a.opts.Guard, a.opts.Keep = protect, guard, keep

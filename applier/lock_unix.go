@@ -12,16 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A LockedError says that another agent works with the same state folder.
-type LockedError struct {
-	Path string
-	PID  string // of the holder, as far as it is known
-}
-
-func (e *LockedError) Error() string {
-	return fmt.Sprintf("cannot start: another agent (pid %s) holds %s; stop it first, or give this one a state.dir of its own", e.PID, e.Path)
-}
-
 // takeLock takes the file's lock, which ends with the process however it ends,
 // and writes the pid into it for whoever finds it taken.
 func takeLock(path string) (*os.File, error) {

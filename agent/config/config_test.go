@@ -232,7 +232,7 @@ func TestDefaultGivesPlace(t *testing.T) {
 func TestNotYetSupported(t *testing.T) {
 	for key, values := range map[string][2]string{
 		"verify.require": {`"signature"`, `"checksum"`}, "verify.keys": {`["k"]`, `[]`}, "target.gate.exec": {`["x"]`, ""},
-		"target.gate.http": {`"http://h/"`, ""},
+		"target.gate.http":      {`"http://h/"`, ""},
 		"target.reload.confirm": {`"notify"`, `"none"`}, "target.ready.notify": {`true`, `false`},
 	} {
 		if _, err := loadText(t, without(key, values[0])); err == nil || !strings.Contains(err.Error(), "is not yet supported") {

@@ -40,7 +40,8 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	for _, c := range []struct {
 		key  string
 		argv []string
-	}{{"target.command", t.Command}, {"target.reload.exec", t.Reload.Exec}, {"target.ready.exec", t.Ready.Exec}} {
+	}{{"target.command", t.Command}, {"target.reload.exec", t.Reload.Exec}, {"target.reload.precheck", t.Reload.Precheck},
+		{"target.ready.exec", t.Ready.Exec}, {"target.health.exec", t.Health.Exec}} {
 		if len(c.argv) > 0 {
 			check(c.key, strings.Join(c.argv, " "), t.findCommand(c.argv))
 		}

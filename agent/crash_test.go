@@ -1,0 +1,300 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"patchagent/agent/record"
+)
+
+// site is a folder with an agent.toml, a tree and a package.
+type site struct {
+	t   *testing.T
+	dir string
+	bin string
+}
+
+const crashConfig = `
+region = "r"
+build = 200
+verify.require = "none"
+[patch]
+poll = "20ms"
+[target]
+root = "app"
+command = ["service"]
+output = "service.out"
+env = { GORACE = "atexit_sleep_ms=0" }
+[target.ready]
+exec = ["sh", "-c", "tail -n1 service.log | grep -Eq '^(start|told)'"]
+`
+
+// newSite lays the old tree; version is what the package makes of it.
+func newSite(t *testing.T, bin, version string, warm bool) *site {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "agent-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &site{t: t, dir: dir, bin: bin}
+	files := map[string]string{
+		"agent.toml": crashConfig, "app/version": "old", "app/lib/b": "old b", "app/lib/gone": "gone", "app/own": "own",
+		"p/manifest.json": fmt.Sprintf(`{"justres": %v, "region": "r", "build": "300",
+			"modfiles": [{"name": "version", "path": "/"}, {"name": "b", "path": "/lib"}],
+			"newfiles": [{"name": "n", "path": "/added/deep"}], "delfiles": [{"name": "gone", "path": "/lib"}]}`, warm),
+		"p/mod/version": version, "p/mod/b": "new b", "p/new/n": "n",
+	}
+	for name, content := range files {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, pid := range s.processes() {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	return s
+}
+
+// tree is the live tree without what the service itself writes.
+func (s *site) tree() map[string]string {
+	s.t.Helper()
+	root := filepath.Join(s.dir, "app")
+	got := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() == "service.log" {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		name := strings.TrimPrefix(path, root)
+		got[name] = info.Mode().String()
+		if d.Type().IsRegular() {
+			data, err := os.ReadFile(path)
+			got[name] += " " + string(data)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return got
+}
+
+// processes are the services that run in the site.
+func (s *site) processes() []int {
+	entries, _ := os.ReadDir("/proc")
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		cwd, err := os.Readlink("/proc/" + e.Name() + "/cwd")
+		name, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		if err == nil && cwd == filepath.Join(s.dir, "app") && strings.HasPrefix(string(name), "service\x00") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// command is the program with these arguments, to crash at a step; -1: at none.
+func (s *site) command(crashAt int, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, "patchagent"), args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "PATH="+s.bin+":"+os.Getenv("PATH"), crashFileVar+"="+filepath.Join(s.dir, "crashed"), "GORACE=atexit_sleep_ms=0")
+	if crashAt >= 0 {
+		cmd.Env = append(cmd.Env, crashAtVar+"="+strconv.Itoa(crashAt))
+	}
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { _ = log.Close() })
+	cmd.Stdout, cmd.Stderr = log, log
+	return cmd
+}
+
+func (s *site) log() string {
+	data, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+	return string(data)
+}
+
+func (s *site) exists(name string) bool {
+	_, err := os.Lstat(filepath.Join(s.dir, name))
+	return err == nil
+}
+
+// drop puts the package into the folder.
+func (s *site) drop() {
+	s.t.Helper()
+	out, err := os.Create(filepath.Join(s.dir, "p.zip"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := errors.Join(zipFolder(out, filepath.Join(s.dir, "p")), out.Close(), os.MkdirAll(filepath.Join(s.dir, "patch"), 0o755),
+		os.Rename(filepath.Join(s.dir, "p.zip"), filepath.Join(s.dir, "patch", "p.zip"))); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) receipts() []record.Receipt {
+	all, err := record.Read(filepath.Join(s.dir, ".patchagent"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return all
+}
+
+// settled says whether nothing is under way any more: every drop has its receipt and
+// its place, and no transaction is open.
+func (s *site) settled() bool {
+	claims, err := os.ReadDir(filepath.Join(s.dir, ".patchagent", claimsName))
+	return err == nil && len(claims) == 0 && !s.exists("patch/p.zip") && !s.exists(".patchagent/tx/journal") && len(s.receipts()) > 0
+}
+
+// run runs an agent until it crashes, or until what it had to do is done; then it is
+// stopped if stop says so, and crashed is false.
+func (s *site) run(crashAt int, stop bool) (crashed bool, step string) {
+	s.t.Helper()
+	cmd := s.command(crashAt, "run")
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	isUp := func() bool {
+		data, err := os.ReadFile(filepath.Join(s.dir, ".patchagent", processName))
+		return err == nil && len(data) > 0
+	}
+	gone := false
+	ok := eventually(context.Background(), func() bool {
+		select {
+		case <-ended:
+			gone = true
+		default:
+		}
+		return gone || s.settled() && isUp()
+	})
+	if !ok {
+		_ = cmd.Process.Kill()
+		s.t.Fatalf("the agent does not come to an end:\n%s", s.log())
+	}
+	if gone {
+		name, _ := os.ReadFile(filepath.Join(s.dir, "crashed"))
+		return true, string(name)
+	}
+	if stop {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+	} else {
+		_ = cmd.Process.Kill()
+	}
+	<-ended
+	return false, ""
+}
+
+// programs is a folder with the agent and the service: this test binary under their names.
+func programs(t *testing.T) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"patchagent", "service"} {
+		if err := os.Symlink(exe, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// The real agent is killed at each of its steps, and its successor at some of its
+// own; then the tree is exactly one build, one process runs on it and has been told,
+// and the drop has one receipt.
+func TestKilledAtEveryStep(t *testing.T) {
+	bin := programs(t)
+	for name, c := range map[string]struct {
+		version string
+		warm    bool
+		outcome string
+		last    string // what the service has seen last
+	}{
+		"warm": {"new", true, "applied", "told new|start new"}, "cold": {"new", false, "applied", "start new"},
+		"rolls back":           {"broken", false, "rolled-back start-failed", "start old"},
+		"warm, and rolls back": {"fatal", true, "rolled-back reload-failed", "start old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for first, more := 0, true; more; first++ {
+				for _, second := range []int{-1, first % 7} {
+					s := newSite(t, bin, c.version, c.warm)
+					before := s.tree()
+					s.drop()
+					crashed, step := s.run(first, false)
+					if !crashed {
+						more = false
+						break
+					}
+					when := fmt.Sprintf("killed at step %d (%s)", first, step)
+					if second >= 0 {
+						_, step := s.run(second, false)
+						when += fmt.Sprintf(", then at step %d (%s)", second, step)
+					}
+					s.judge(when, before, c.outcome, c.last)
+				}
+			}
+		})
+	}
+}
+
+// judge starts an agent that nothing happens to, and looks at how it leaves things.
+func (s *site) judge(when string, before map[string]string, outcome, last string) {
+	s.t.Helper()
+	if crashed, _ := s.run(-1, false); crashed {
+		s.t.Fatalf("%s: the next agent ended:\n%s", when, s.log())
+	}
+	if pids := s.processes(); len(pids) != 1 {
+		s.t.Errorf("%s: processes %v\n%s", when, pids, s.log())
+	}
+	receipts := s.receipts()
+	if r := receipts[0]; len(receipts) != 1 || strings.TrimSpace(string(r.Outcome)+" "+string(r.Reason)) != outcome {
+		s.t.Errorf("%s: receipts %+v", when, receipts)
+	}
+	want := before
+	if strings.HasPrefix(outcome, "applied") {
+		want = map[string]string{"": "drwxr-xr-x", "/version": "-rw-r--r-- new", "/lib": "drwxr-xr-x", "/lib/b": "-rw-r--r-- new b",
+			"/added": "drwxr-xr-x", "/added/deep": "drwxr-xr-x", "/added/deep/n": "-rw-r--r-- n", "/own": "-rw-r--r-- own"}
+	}
+	if diff := cmp.Diff(want, s.tree()); diff != "" {
+		s.t.Errorf("%s: the tree (-want +got):\n%s", when, diff)
+	}
+	said, _ := os.ReadFile(filepath.Join(s.dir, "app", "service.log"))
+	lines := strings.Split(strings.TrimSpace(string(said)), "\n")
+	if !strings.Contains("|"+last+"|", "|"+lines[len(lines)-1]+"|") {
+		s.t.Errorf("%s: the process has seen %q last, want %s\n%s", when, lines, last, s.log())
+	}
+	if _, at := s.run(-1, true); at != "" || len(s.processes()) != 0 {
+		s.t.Errorf("%s: stopped, and %v are left", when, s.processes())
+	}
+}

@@ -100,6 +100,7 @@ func processOptions(cfg *config.Config) supervisor.Options {
 		StopTimeout:    time.Duration(t.StopTimeout),
 		Restart:        supervisor.Policy(t.Restart),
 		Output:         t.Output,
+		Spool:          filepath.Join(cfg.State.Dir, outputName),
 		OutputMaxSize:  int64(cfg.Log.MaxSize),
 		OutputMaxFiles: cfg.Log.MaxFiles,
 		Ready: supervisor.Ready{

@@ -27,6 +27,7 @@ import (
 const (
 	claimsName  = "claims"
 	processName = "process.json"
+	outputName  = "output"
 )
 
 // runAgent runs the agent until ctx is done: it makes one state of the

@@ -46,13 +46,14 @@ func spawn(opts Options) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := openOutput(opts.Output)
+	stdout, stderr, err := openOutputs(opts)
 	if err != nil {
 		return nil, err
 	}
-	if out != nil {
-		defer out.Close()
-		cmd.Stdout, cmd.Stderr = out, out
+	if stdout != nil {
+		defer stdout.Close()
+		defer stderr.Close() // the same file, maybe; then this is in vain
+		cmd.Stdout, cmd.Stderr = stdout, stderr
 	}
 	for began := time.Now(); ; {
 		attempt := *cmd

@@ -97,7 +97,7 @@ func TestOutputIsRotatedWithoutLoss(t *testing.T) {
 	const limit, files = 64 << 10, 50
 	for n := 1; n <= 5; n++ {
 		eventually(t, "output", func() bool { info, err := os.Stat(st.opts.Output); return err == nil && info.Size() > limit })
-		if err := rotateOutput(st.opts.Output, limit, files); err != nil {
+		if _, err := rotateOutput(st.opts.Output, limit, files); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -134,7 +134,7 @@ func collapses(t *testing.T) bool {
 	if err := os.WriteFile(path, make([]byte, 64<<10), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := rotateOutput(path, 1, 1); err != nil {
+	if _, err := rotateOutput(path, 1, 1); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -153,7 +153,7 @@ func TestOutputIsRotatedElsewhere(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := rotateOutput(path, 1000, 2); err != nil {
+	if _, err := rotateOutput(path, 1000, 2); err != nil {
 		t.Fatal(err)
 	}
 	first, err := os.ReadFile(path + ".1")

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"io"
 	"syscall"
 	"time"
 )
@@ -25,6 +26,7 @@ type Options struct {
 	StopTimeout time.Duration     // then SIGKILL
 	Restart     Policy
 	Output      string // stdout and stderr are appended there; "" is the agent's own
+	Spool       string // to the agent's own by way of the files Spool.out and Spool.err; "": without
 	Ready       Ready
 	Reload      Reload
 	Precheck    []string // a command that has to succeed on new files
@@ -34,6 +36,8 @@ type Options struct {
 
 	OutputMaxSize  int64 // bytes; 0: not rotated
 	OutputMaxFiles int
+
+	Stdout, Stderr io.Writer // what is spooled is copied there; nil: os.Stdout, os.Stderr
 }
 
 // Ready is when a started process counts as up: HTTP, TCP or Exec if one is set,

@@ -6,8 +6,8 @@
 // the other, between the process's own exits and the restarts that follow them.
 //
 // A process is started in a process group of its own, with a minimal environment
-// and its output going straight to a file or to the agent's own, never through a
-// pipe: it needs no living agent. It is up when its readiness check says so. It is
+// and its output going straight to a file, never through a pipe: it needs no living
+// agent. What goes to the agent's own output is copied from such a file. It is up when its readiness check says so. It is
 // stopped by a signal, and after a while by SIGKILL to all of its group; whatever
 // of the group is left when the process itself has ended is killed as well, before
 // its number can belong to anybody else.
@@ -53,6 +53,7 @@ type Supervisor struct {
 	changed  chan struct{}
 	status   atomic.Pointer[Status]
 	next     atomic.Pointer[Options] // to be taken over between two requests
+	written  written
 
 	// Owned by Run.
 	opts     Options
@@ -61,6 +62,7 @@ type Supervisor struct {
 	held     bool // a process that ends now is not started again
 	retry    *time.Timer
 	looked   bool // for a process that an earlier agent left
+	spool    *spool
 }
 
 type request struct {
@@ -87,6 +89,7 @@ const outputCheck = 5 * time.Second
 // and all that it started have ended. The error says what survived.
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.ended)
+	defer s.follow()()
 	rotate := time.NewTicker(outputCheck)
 	defer rotate.Stop()
 	for {
@@ -108,9 +111,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.configure()
 			s.startAgain(ctx)
 		case <-rotate.C:
-			if err := rotateOutput(s.opts.Output, s.opts.OutputMaxSize, s.opts.OutputMaxFiles); err != nil {
-				s.log.Warn("cannot rotate the process's output", "file", s.opts.Output, "error", err)
-			}
+			s.rotate()
 		}
 	}
 }
@@ -241,6 +242,7 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 		return fmt.Errorf("%w: %w", ErrStartFailed, err)
 	}
 	s.enter(Starting)
+	s.written.begin(s.opts)
 	c, err := spawn(s.opts)
 	if err != nil {
 		s.enter(Stopped)

@@ -24,11 +24,17 @@ type child struct {
 	exit    exitStatus
 }
 
+// spool exists on Linux only.
+type spool struct{}
+
+func (*spool) bound()                {}
+func (s *Supervisor) follow() func() { return func() {} }
+
 func spawn(Options) (*child, error)                                  { return nil, errSystem }
 func (*child) signal(syscall.Signal)                                 {}
 func (*child) killGroup()                                            {}
 func (*child) endsWithin(time.Duration) bool                         { return true }
 func writeState(string, int) error                                   { return nil }
 func removeState(string)                                             {}
-func rotateOutput(string, int64, int) error                          { return nil }
+func rotateOutput(string, int64, int) (int64, error)                 { return 0, nil }
 func endRecorded(string, syscall.Signal, time.Duration) (int, error) { return 0, nil }

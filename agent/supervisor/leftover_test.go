@@ -25,6 +25,19 @@ func killed(t *testing.T, st *stage) int {
 		t.Fatal(err)
 	}
 	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == 2 })
+	pid := recordedPID(t, st)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	if !alive(pid) {
+		t.Fatal("the process ended with its supervisor")
+	}
+	return pid
+}
+
+func recordedPID(t *testing.T, st *stage) int {
+	t.Helper()
 	var r recorded
 	data, err := os.ReadFile(st.opts.StateFile)
 	if err != nil {
@@ -32,13 +45,6 @@ func killed(t *testing.T, st *stage) int {
 	}
 	if err := json.Unmarshal(data, &r); err != nil {
 		t.Fatal(err)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	if !alive(r.PID) {
-		t.Fatal("the process ended with its supervisor")
 	}
 	return r.PID
 }

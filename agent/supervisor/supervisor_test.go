@@ -90,6 +90,8 @@ func play(role string) {
 		for i := 0; ; i++ {
 			fmt.Printf("line %d\n", i)
 		}
+	case "prints", "prints on", "piped":
+		print(role)
 	case "supervisor":
 		opts := Options{Command: []string{os.Args[0]}, Dir: ".", Env: map[string]string{"ROLE": "plain"}, StateFile: "state", StopTimeout: time.Second}
 		opts.Ready.Timeout = time.Minute

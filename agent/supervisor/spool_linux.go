@@ -20,7 +20,7 @@ const (
 	spoolPoll = time.Second // behind the notifications
 	// drainTime bounds the wait for the last lines: a write to a pipe that nobody
 	// reads cannot be interrupted, and the agent is to end all the same.
-	drainTime = 5 * time.Second
+	drainTime = 2 * time.Second
 )
 
 // spool copies what the process appends to the files of the spool to the agent's

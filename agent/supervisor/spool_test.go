@@ -163,11 +163,11 @@ func TestSpoolFollows(t *testing.T) {
 	if info, err := f.Stat(); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
-	want := ""
+	var want strings.Builder
 	for i := range 20 {
 		fmt.Fprintln(f, i)
-		want += fmt.Sprintln(i)
-		eventually(t, "the line", func() bool { return out.String() == want })
+		want.WriteString(fmt.Sprintln(i))
+		eventually(t, "the line", func() bool { return out.String() == want.String() })
 	}
 	// Somebody removes it, and the next process makes its own.
 	if err := os.Remove(st.opts.Spool + ".out"); err != nil {

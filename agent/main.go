@@ -12,9 +12,16 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"patchagent/agent/supervisor"
 )
 
-func main() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr})) }
+func main() {
+	if os.Args[0] == supervisor.ExecName {
+		supervisor.ExecMain()
+	}
+	os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr}))
+}
 
 // start runs the program until it ends by itself or is told to.
 func start(p Program) int {

@@ -23,14 +23,15 @@ import (
 
 	"patchagent/agent/config"
 	"patchagent/agent/record"
+	"patchagent/agent/supervisor"
 )
 
 // The test binary is also the programs that the stories run: the agent itself, and
 // a service for it to supervise.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"patchagent": func() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr, Fault: crashes()})) },
-		"service":    service, "clock": clock,
+		"patchagent":        func() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr, Fault: crashes()})) },
+		supervisor.ExecName: supervisor.ExecMain, "service": service, "clock": clock,
 	})
 }
 

@@ -15,12 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child is a process that this agent has started. Its one waiter is the goroutine
-// that spawn begins; done is closed when the process has ended, its group is gone
-// and its status is known.
+// child is the process. Its one waiter is a goroutine; done is closed when the
+// process has ended, its group is gone and its status is known.
 type child struct {
 	pid     int
+	fd      int // a pidfd, open until close
 	started time.Time
+	record  recorded
+	cmd     *exec.Cmd // nil: an earlier agent has started it
 	done    chan struct{}
 	exit    exitStatus // valid after done
 }
@@ -30,19 +32,18 @@ type exitStatus struct{ state *os.ProcessState }
 
 func (e exitStatus) String() string {
 	if e.state == nil {
-		return "unknown"
+		return "unknown, it was started by an earlier agent"
 	}
 	return e.state.String()
 }
 
 func (e exitStatus) success() bool { return e.state != nil && e.state.Success() }
 
-// busyTime bounds the retries of a program file that somebody still has open for
-// writing: a child of the agent between fork and exec can, for an instant.
-const busyTime = 2 * time.Second
-
+// spawn starts the process in three steps, so that there is never one that is not
+// on record: a copy of this program that waits, the record of it, and only then
+// the word to become the process.
 func spawn(opts Options) (*child, error) {
-	cmd, err := command(opts)
+	s, err := specOf(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -53,26 +54,47 @@ func spawn(opts Options) (*child, error) {
 	if stdout != nil {
 		defer stdout.Close()
 		defer stderr.Close() // the same file, maybe; then this is in vain
-		cmd.Stdout, cmd.Stderr = stdout, stderr
 	}
-	for began := time.Now(); ; {
-		attempt := *cmd
-		err := attempt.Start()
-		if err == nil {
-			c := &child{pid: attempt.Process.Pid, started: time.Now(), done: make(chan struct{})}
-			go c.wait(&attempt)
-			return c, nil
-		}
-		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyTime {
-			return nil, err
-		}
-		time.Sleep(time.Millisecond)
+	w, err := startWaiting(stdout, stderr)
+	if err != nil {
+		return nil, err
 	}
+	c, err := putOnRecord(w, opts.StateFile)
+	if err != nil {
+		w.letGo()
+		return nil, err
+	}
+	if err := w.become(s); err != nil {
+		w.letGo()
+		c.close()
+		removeState(opts.StateFile)
+		return nil, err
+	}
+	w.close()
+	go c.wait()
+	return c, nil
 }
 
-// command says what to execute. A program with a slash is relative to the
-// process's working directory, as a shell there would take it.
-func command(opts Options) (*exec.Cmd, error) {
+func putOnRecord(w *waiting, path string) (*child, error) {
+	pid := w.cmd.Process.Pid
+	r, err := identify(pid)
+	if err == nil {
+		err = r.write(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot put the process on record, without which the next agent would not find it: %w", err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		removeState(path)
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	return &child{pid: pid, fd: fd, started: time.Now(), record: r, cmd: w.cmd, done: make(chan struct{})}, nil
+}
+
+// specOf says what to execute. A program with a slash is relative to the process's
+// working directory, as a shell there would take it.
+func specOf(opts Options) (*spec, error) {
 	if len(opts.Command) == 0 {
 		return nil, errors.New("there is no command")
 	}
@@ -86,20 +108,26 @@ func command(opts Options) (*exec.Cmd, error) {
 	} else {
 		return nil, err
 	}
-	// Without os/exec's own look-up the errors are the kernel's.
-	cmd := &exec.Cmd{Path: name, Args: opts.Command, Dir: opts.Dir, Env: environment(opts), Stdout: os.Stdout, Stderr: os.Stderr}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	s := &spec{Path: []byte(name), Dir: []byte(opts.Dir), Args: bytesOf(opts.Command), Env: bytesOf(environment(opts)), User: opts.User}
 	if opts.User == "" {
-		return cmd, nil
+		return s, nil
 	}
 	credential, err := credentialOf(opts.User)
 	if err != nil {
 		return nil, err
 	}
 	if int(credential.Uid) != os.Getuid() {
-		cmd.SysProcAttr.Credential = credential
+		s.Credential = credential
 	}
-	return cmd, nil
+	return s, nil
+}
+
+func bytesOf(texts []string) [][]byte {
+	list := make([][]byte, len(texts))
+	for i, t := range texts {
+		list[i] = []byte(t)
+	}
+	return list
 }
 
 // credentialOf is a user with the groups that belong to it.
@@ -123,43 +151,53 @@ func credentialOf(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: numbers[0], Gid: numbers[1], Groups: numbers[2:]}, nil
 }
 
-// wait is the process's one waiter. The group is killed while the ended process is
-// still unreaped, so that its number cannot have been given to another.
-func (c *child) wait(cmd *exec.Cmd) {
+// reopen opens the process on record. If it has ended there is none, and what it
+// left of its group is killed.
+func reopen(r recorded) (c *child, killed int, err error) {
+	boot, err := bootID()
+	if err != nil || boot != r.Boot {
+		return nil, 0, err
+	}
+	fd, err := openIf(r.PID, func(st procStat) bool { return st.start == r.Start })
+	if err == nil && pidfdEnds(fd, 0) {
+		_ = unix.Close(fd)
+		err = unix.ESRCH
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil, killMembers(r), nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	c = &child{pid: r.PID, fd: fd, started: startedAt(r.Start), record: r, done: make(chan struct{})}
+	go c.wait()
+	return c, 0, nil
+}
+
+// wait is the process's one waiter. The group of a child is killed while the ended
+// process is still unreaped, so that its number cannot have been given to another.
+// Who reaps the process of an earlier agent, and when, is not known.
+func (c *child) wait() {
 	defer close(c.done)
+	if c.cmd == nil {
+		pidfdEnds(c.fd, -1)
+		killMembers(c.record)
+		return
+	}
 	var info unix.Siginfo
 	for unix.Waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}
-	c.killGroup()
-	_ = cmd.Wait() // the status is in ProcessState; there are no pipes to fail
-	c.exit = exitStatus{cmd.ProcessState}
+	_ = unix.Kill(-c.pid, unix.SIGKILL)
+	_ = c.cmd.Wait() // the status is in ProcessState; there are no pipes to fail
+	c.exit = exitStatus{c.cmd.ProcessState}
 	awaitGroup(c.pid)
 }
 
-// signal sends to the process itself. Until it is reaped the number is its own.
-func (c *child) signal(sig syscall.Signal) {
-	select {
-	case <-c.done:
-	default:
-		_ = unix.Kill(c.pid, sig)
-	}
-}
+// signal sends to the process itself.
+func (c *child) signal(sig syscall.Signal) { _ = unix.PidfdSendSignal(c.fd, sig, nil, 0) }
 
-func (c *child) killGroup() { _ = unix.Kill(-c.pid, unix.SIGKILL) }
-
-// goneTime bounds the wait for killed members of a group to be gone; longer than
-// that they are zombies that nobody reaps, and hold nothing any more.
-const goneTime = time.Second
-
-// awaitGroup returns when no member of the group is left: what they held, such as
-// a port, is free then.
-func awaitGroup(pgid int) {
-	for began := time.Now(); time.Since(began) < goneTime; time.Sleep(time.Millisecond) {
-		if errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) {
-			return
-		}
-	}
-}
+// close is for a child that has ended, after the last signal.
+func (c *child) close() { _ = unix.Close(c.fd) }
 
 func (c *child) endsWithin(d time.Duration) bool {
 	timer := time.NewTimer(d)

@@ -3,12 +3,19 @@
 package supervisor
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func TestEnvironment(t *testing.T) {
@@ -16,7 +23,7 @@ func TestEnvironment(t *testing.T) {
 	t.Setenv("LISTEN_FDS", "1")
 	t.Setenv("SECRET", "s")
 	st := newStage(t, "plain")
-	st.opts.Env["MINE"] = "yes"
+	st.opts.Env["MINE"] = "not \xff text"
 	s := st.start()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.Status().PID))
 	if err != nil {
@@ -32,8 +39,95 @@ func TestEnvironment(t *testing.T) {
 			t.Errorf("the process has %s", name)
 		}
 	}
+	if !strings.Contains(string(data), "MINE=not \xff text\x00") {
+		t.Errorf("%q", data)
+	}
 	if !slices.Contains(names, "MINE") || !slices.Contains(names, "PATH") {
 		t.Errorf("%v", names)
+	}
+}
+
+// The process inherits what a child of the agent does: the way through the waiting
+// copy, in which the Go runtime has its own ideas of limits and signals, leaves
+// nothing behind.
+func TestInheritance(t *testing.T) {
+	st := newStage(t, "plain")
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var old unix.Sigset_t
+	blocked := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGUSR1 - 1)}}
+	if err := unix.PthreadSigmask(unix.SIG_BLOCK, &blocked, &old); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `ulimit -Sn 333; trap '' TSTP WINCH; umask 027; exec "$0"`, st.opts.Command[0])
+	cmd.Dir, cmd.Env = st.dir, append(os.Environ(), "ROLE=supervisor", "COMMAND=sleep 1000")
+	err := cmd.Start()
+	if err := errors.Join(err, unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	eventually(t, "the agent", func() bool { return strings.Contains(st.said(), "up\n") })
+	var direct int
+	if _, err := fmt.Sscanf(st.said(), "direct %d", &direct); err != nil {
+		t.Fatal(err)
+	}
+	own := readState(t, st).PID
+	t.Cleanup(func() { _, _ = syscall.Kill(direct, syscall.SIGKILL), syscall.Kill(own, syscall.SIGKILL) })
+	want, got := inherited(t, direct), inherited(t, own)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("direct and supervised differ:\n%s", diff)
+	}
+	for name, value := range map[string]string{"SigBlk": "0000000000000200", "Umask": "0027", "Max open files": "333 "} {
+		if !strings.HasPrefix(want[name], value) {
+			t.Errorf("%s: %q is not what the test wanted to see", name, want[name])
+		}
+	}
+}
+
+// inherited is what stays with a process when it executes a program.
+func inherited(t *testing.T, pid int) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	status, err1 := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	limits, err2 := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	score, err3 := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+	files, err4 := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "Name", "Umask", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp", "Cpus_allowed", "Threads":
+			all[name] = strings.TrimSpace(value)
+		default:
+			if strings.HasPrefix(name, "Cap") || strings.HasPrefix(name, "Sig") && name != "SigQ" {
+				all[name] = strings.TrimSpace(value)
+			}
+		}
+	}
+	for line := range strings.Lines(string(limits)) {
+		if len(line) > 26 {
+			all[strings.TrimSpace(line[:26])] = line[26:]
+		}
+	}
+	all["oom_score_adj"], all["files"] = string(score), fmt.Sprint(len(files))
+	return all
+}
+
+// The user may be kept out of the folder that the agent can enter.
+func TestOtherUserHasItsOwnRights(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can run a process as somebody else")
+	}
+	st := newStage(t, "plain")
+	st.opts.User = "nobody"
+	if err := os.Chmod(st.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := st.run().Start(t.Context(), nil)
+	if !errors.Is(err, ErrStartFailed) || !errors.Is(err, syscall.EACCES) || !strings.Contains(err.Error(), "chdir "+st.dir) {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -62,6 +156,10 @@ func TestOtherUser(t *testing.T) {
 		case "Uid:":
 			if fields[1] != fmt.Sprint(want.Uid) {
 				t.Errorf("uid %s", fields[1])
+			}
+		case "Gid:":
+			if fields[1] != fmt.Sprint(want.Gid) || fields[2] != fields[1] || fields[3] != fields[1] {
+				t.Errorf("gid %s", fields[1:])
 			}
 		case "Groups:":
 			groups = fields[1:]

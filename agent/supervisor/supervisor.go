@@ -18,8 +18,10 @@
 // caller to undo the patch.
 //
 // An agent that is killed leaves its process running. The next one finds it by the
-// state file (number, start time, boot), ends it in the orderly way and starts its
-// own, so that there are never two.
+// state file (number, start time, boot) and takes it over, so that there are never
+// two and it need not end. That holds at any instant: what is started begins as a
+// copy of the agent, which executes the program only when it is on record, and
+// ends if the agent does before that (exec_linux.go).
 package supervisor
 
 import (
@@ -61,7 +63,7 @@ type Supervisor struct {
 	restarts int  // in a row
 	held     bool // a process that ends now is not started again
 	retry    *time.Timer
-	looked   bool // for a process that an earlier agent left
+	released bool // Run leaves the process to the next agent
 	spool    *spool
 }
 
@@ -86,7 +88,8 @@ func New(opts Options, log hclog.Logger) *Supervisor {
 const outputCheck = 5 * time.Second
 
 // Run owns the process until ctx is done; then it stops it, and returns when it
-// and all that it started have ended. The error says what survived.
+// and all that it started have ended. The error says what survived. After Release
+// it returns at once.
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.ended)
 	defer s.follow()()
@@ -104,6 +107,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case r := <-s.requests:
 			s.configure()
 			r.reply <- r.do()
+			if s.released {
+				return nil
+			}
 		case <-exited:
 			s.configure()
 			s.exited()
@@ -238,9 +244,6 @@ func (s *Supervisor) enter(state State) {
 
 // start is one attempt, from nothing to ready.
 func (s *Supervisor) start(ctx context.Context, env []string) error {
-	if err := s.endLeftover(); err != nil {
-		return fmt.Errorf("%w: %w", ErrStartFailed, err)
-	}
 	s.enter(Starting)
 	s.written.begin(s.opts)
 	c, err := spawn(s.opts)
@@ -250,9 +253,6 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 	}
 	s.child = c
 	s.enter(Starting)
-	if err := writeState(s.opts.StateFile, c.pid); err != nil {
-		s.log.Warn("cannot put the process on record; should the agent be killed, the next one would not find it", "error", err)
-	}
 	began := time.Now()
 	err = s.waitReady(ctx, env)
 	switch {
@@ -279,7 +279,7 @@ func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
 	r := s.opts.Ready
 	timeout := time.NewTimer(r.Timeout)
 	defer timeout.Stop()
-	look := time.NewTimer(r.Delay)
+	look := time.NewTimer(max(0, r.Delay-time.Since(s.child.started)))
 	defer look.Stop()
 	probing := !r.Probe.empty()
 	pause := firstLook
@@ -326,10 +326,14 @@ func (s *Supervisor) stop() error {
 		sig = syscall.SIGTERM
 	}
 	s.log.Debug("stopping the process", "pid", c.pid, "signal", sig.String())
+	c.record.Stopping = true
+	if err := c.record.write(s.opts.StateFile); err != nil {
+		s.log.Warn("cannot put on record that the process is being stopped; should the agent be killed now, the next one would take it over", "pid", c.pid, "error", err)
+	}
 	c.signal(sig)
 	if !c.endsWithin(s.opts.StopTimeout) {
 		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
-		c.killGroup()
+		c.signal(syscall.SIGKILL) // the group goes when it has ended
 		if !c.endsWithin(killTime) {
 			return fmt.Errorf("%w: pid %d is still there %s after SIGKILL; it hangs in the kernel, see /proc/%d/wchan", ErrStopFailed, c.pid, killTime, c.pid)
 		}
@@ -345,6 +349,7 @@ func (s *Supervisor) forget() {
 	next := *s.status.Load()
 	next.LastExit = s.child.exit.String()
 	s.status.Store(&next)
+	s.child.close()
 	s.child = nil
 	removeState(s.opts.StateFile)
 }
@@ -358,7 +363,7 @@ func (s *Supervisor) exited() {
 	}
 	log := s.log.With("pid", c.pid, "exit", c.exit.String())
 	if s.held {
-		log.Error("the process ended by itself while its files are being changed")
+		log.Error("the process ended by itself and is left down until its files are in order")
 		s.enter(Stopped)
 		return
 	}
@@ -436,20 +441,4 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 		s.log.Info("process told", "pid", c.pid, "took", told.Round(time.Microsecond).String())
 	}
 	return err
-}
-
-// endLeftover ends the process that a killed agent left, once.
-func (s *Supervisor) endLeftover() error {
-	if s.looked {
-		return nil
-	}
-	pid, err := endRecorded(s.opts.StateFile, s.opts.StopSignal, s.opts.StopTimeout)
-	if err != nil {
-		return err
-	}
-	s.looked = true
-	if pid != 0 {
-		s.log.Warn("ended the process that an earlier agent had left running", "pid", pid)
-	}
-	return nil
 }

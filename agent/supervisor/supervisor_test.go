@@ -24,6 +24,9 @@ import (
 // The test binary is also the processes that are supervised: the variable ROLE
 // says which.
 func TestMain(m *testing.M) {
+	if os.Args[0] == ExecName {
+		ExecMain()
+	}
 	if role := os.Getenv("ROLE"); role != "" {
 		play(role)
 		return
@@ -93,12 +96,14 @@ func play(role string) {
 	case "prints", "prints on", "piped":
 		print(role)
 	case "supervisor":
-		opts := Options{Command: []string{os.Args[0]}, Dir: ".", Env: map[string]string{"ROLE": "plain"}, StateFile: "state", StopTimeout: time.Second}
-		opts.Ready.Timeout = time.Minute
-		s := New(opts, hclog.NewNullLogger())
-		go func() { _ = s.Run(context.Background()) }()
-		if s.Start(context.Background(), nil) != nil {
-			os.Exit(6)
+		playAgent(say)
+	case "halfway": // an agent that has not yet said what to execute
+		w, err := startWaiting(nil, nil)
+		if err == nil {
+			_, err = putOnRecord(w, "state")
+		}
+		if err != nil {
+			os.Exit(5)
 		}
 	}
 	say("up")
@@ -108,6 +113,33 @@ func play(role string) {
 			os.Exit(0)
 		}
 	}
+}
+
+// playAgent supervises what COMMAND says, otherwise the role PLAYED, until it is
+// killed.
+func playAgent(say func(...any)) {
+	opts := Options{Command: []string{os.Args[0]}, Dir: ".", StateFile: "state", StopTimeout: time.Hour}
+	if command := os.Getenv("COMMAND"); command != "" {
+		opts.Command = strings.Fields(command)
+		direct := exec.Command(opts.Command[0], opts.Command[1:]...)
+		if direct.Start() != nil {
+			os.Exit(5)
+		}
+		say("direct", direct.Process.Pid)
+	}
+	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "ADDR": os.Getenv("ADDR"), "GORACE": os.Getenv("GORACE")}
+	opts.Ready.Timeout = time.Minute
+	s := New(opts, hclog.NewNullLogger())
+	go func() { _ = s.Run(context.Background()) }()
+	if s.Start(context.Background(), nil) != nil {
+		os.Exit(6)
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGUSR2)
+	go func() {
+		<-stop
+		_ = s.Stop(context.Background())
+	}()
 }
 
 // stage is a supervisor under test, with a folder of its own.
@@ -238,14 +270,21 @@ func TestStartFails(t *testing.T) {
 		says   string
 	}{
 		"not found":     {func(st *stage) { st.opts.Command = []string{"no-such-program"} }, ErrStartFailed, "not found"},
-		"not a program": {func(st *stage) { st.opts.Command = []string{"./said"} }, ErrStartFailed, "no such file"},
-		"ends at once":  {func(st *stage) { st.opts.Env["ROLE"] = "fails" }, ErrStartFailed, "exit status 3"},
+		"not a program": {func(st *stage) { st.opts.Command = []string{"./said"} }, ErrStartFailed, "/said: no such file or directory"},
+		"not executable": {func(st *stage) {
+			st.opts.Command = []string{"./text"}
+			if err := os.WriteFile(filepath.Join(st.dir, "text"), nil, 0o644); err != nil {
+				st.t.Fatal(err)
+			}
+		}, ErrStartFailed, "/text: permission denied"},
+		"cannot be recorded": {func(st *stage) { st.opts.StateFile = filepath.Join(st.dir, "no/state") }, ErrStartFailed, "on record"},
+		"ends at once":       {func(st *stage) { st.opts.Env["ROLE"] = "fails" }, ErrStartFailed, "exit status 3"},
 		"never ready": {func(st *stage) {
 			st.opts.Ready = Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: 100 * time.Millisecond}
 		}, ErrNotReady, "exit status 1"},
 		"no such user":      {func(st *stage) { st.opts.User = "no-such-user" }, ErrStartFailed, "no-such-user"},
 		"no output":         {func(st *stage) { st.opts.Output = filepath.Join(st.dir, "no/out") }, ErrStartFailed, "target.output"},
-		"no such directory": {func(st *stage) { st.opts.Dir = filepath.Join(st.dir, "no") }, ErrStartFailed, "no such file"},
+		"no such directory": {func(st *stage) { st.opts.Dir = filepath.Join(st.dir, "no") }, ErrStartFailed, "/no: no such file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, "plain")
@@ -256,6 +295,9 @@ func TestStartFails(t *testing.T) {
 			}
 			if status := s.Status(); status.State != Stopped || status.PID != 0 {
 				t.Errorf("%+v", status)
+			}
+			if _, err := os.Stat(st.opts.StateFile); err == nil {
+				t.Error("there is a state file")
 			}
 		})
 	}

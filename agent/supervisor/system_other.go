@@ -20,6 +20,7 @@ func (exitStatus) success() bool  { return false }
 type child struct {
 	pid     int
 	started time.Time
+	record  recorded
 	done    chan struct{}
 	exit    exitStatus
 }
@@ -30,11 +31,12 @@ type spool struct{}
 func (*spool) bound()                {}
 func (s *Supervisor) follow() func() { return func() {} }
 
-func spawn(Options) (*child, error)                                  { return nil, errSystem }
-func (*child) signal(syscall.Signal)                                 {}
-func (*child) killGroup()                                            {}
-func (*child) endsWithin(time.Duration) bool                         { return true }
-func writeState(string, int) error                                   { return nil }
-func removeState(string)                                             {}
-func rotateOutput(string, int64, int) (int64, error)                 { return 0, nil }
-func endRecorded(string, syscall.Signal, time.Duration) (int, error) { return 0, nil }
+// ExecMain does nothing: no process is started here.
+func ExecMain() {}
+
+func spawn(Options) (*child, error)                  { return nil, errSystem }
+func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
+func (*child) signal(syscall.Signal)                 {}
+func (*child) close()                                {}
+func (*child) endsWithin(time.Duration) bool         { return true }
+func rotateOutput(string, int64, int) (int64, error) { return 0, nil }

@@ -4,95 +4,13 @@ package supervisor
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
-
-// killed runs a supervisor in a process of its own, kills it, and returns the pid
-// of what it had started.
-func killed(t *testing.T, st *stage) int {
-	t.Helper()
-	cmd := exec.Command(st.opts.Command[0])
-	cmd.Dir, cmd.Env = st.dir, append(os.Environ(), "ROLE=supervisor")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == 2 })
-	pid := recordedPID(t, st)
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	if !alive(pid) {
-		t.Fatal("the process ended with its supervisor")
-	}
-	return pid
-}
-
-func recordedPID(t *testing.T, st *stage) int {
-	t.Helper()
-	var r recorded
-	data, err := os.ReadFile(st.opts.StateFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		t.Fatal(err)
-	}
-	return r.PID
-}
-
-func TestLeftoverIsEndedFirst(t *testing.T) {
-	st := newStage(t, "plain")
-	left := killed(t, st)
-	s := st.start()
-	if alive(left) || s.Status().PID == left || !s.Up() {
-		t.Errorf("left %d, now %+v", left, s.Status())
-	}
-	if !strings.Contains(st.said(), "terminated") {
-		t.Errorf("it was not asked to end: %q", st.said())
-	}
-}
-
-// A number that belongs to another process by now is nobody's business.
-func TestStrangerIsNotTouched(t *testing.T) {
-	for name, spoil := range map[string]func(r *recorded){
-		"another start": func(r *recorded) { r.Start++ },
-		"another boot":  func(r *recorded) { r.Boot = "another" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			st := newStage(t, "plain")
-			stranger := killed(t, st)
-			t.Cleanup(func() { _ = syscall.Kill(stranger, syscall.SIGKILL) })
-			var r recorded
-			data, err := os.ReadFile(st.opts.StateFile)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := json.Unmarshal(data, &r); err != nil {
-				t.Fatal(err)
-			}
-			spoil(&r)
-			if data, err = json.Marshal(r); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(st.opts.StateFile, data, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			s := st.start()
-			if !alive(stranger) || !s.Up() {
-				t.Errorf("%+v", s.Status())
-			}
-		})
-	}
-}
 
 // No line is lost or torn while the output is rotated under a process that writes.
 func TestOutputIsRotatedWithoutLoss(t *testing.T) {

@@ -1,0 +1,74 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ExecName is the name, os.Args[0], under which a program that supervises is to do
+// nothing but call ExecMain.
+const ExecName = "patchagent-exec"
+
+// Adopt takes over the process that a killed agent left, and returns when it is
+// ready, or ready.timeout is over: it is kept then too. Should it end it is not
+// started again until Start, Reload or Resume. If the agent was killed while it
+// stopped the process, the stop is finished instead; if the process has ended,
+// what is left of its group is killed. It must be the first request; after an error
+// nothing may be started, as there may be a process already. A ctx that is done
+// only ends the wait.
+func (s *Supervisor) Adopt(ctx context.Context) error {
+	return s.ask(context.WithoutCancel(ctx), func() error { return s.adopt(ctx) })
+}
+
+// Release makes Run return and leaves the process running, and on record, for the
+// next agent.
+func (s *Supervisor) Release() {
+	_ = s.ask(context.Background(), func() error {
+		s.released = true
+		return nil
+	})
+}
+
+func (s *Supervisor) adopt(ctx context.Context) error {
+	if s.child != nil {
+		return nil
+	}
+	r, err := readRecord(s.opts.StateFile)
+	var c *child
+	var killed int
+	if err == nil && r.PID != 0 {
+		c, killed, err = reopen(r)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot find out whether an earlier agent left a process running: %w", err)
+	}
+	if killed > 0 {
+		s.log.Warn("killed what the ended process of an earlier agent had left", "pid", r.PID, "processes", killed)
+	}
+	if c == nil {
+		removeState(s.opts.StateFile)
+		return nil
+	}
+	s.child = c
+	if r.Stopping {
+		s.log.Info("finishing the stop that an earlier agent began", "pid", c.pid)
+		return s.stop()
+	}
+	s.held = true
+	s.enter(Starting)
+	s.log.Info("process taken over", "pid", c.pid, "age", time.Since(c.started).Round(time.Second).String())
+	err = s.waitReady(ctx, nil)
+	switch {
+	case errors.Is(err, ErrStartFailed):
+		s.exited()
+		return nil
+	case ctx.Err() != nil:
+		return err
+	case err != nil:
+		s.log.Warn("the process that was taken over is not ready, and is kept all the same", "pid", c.pid, "error", err)
+	}
+	s.enter(Running)
+	return nil
+}

@@ -1,0 +1,404 @@
+//go:build linux
+
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// agentOf runs an agent in a process of its own.
+func agentOf(t *testing.T, st *stage, role string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(st.opts.Command[0])
+	cmd.Dir = st.dir
+	cmd.Env = append(os.Environ(), "ROLE="+role, "PLAYED="+st.opts.Env["ROLE"], "ADDR="+st.opts.Env["ADDR"], "GORACE="+st.opts.Env["GORACE"])
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd
+}
+
+func readState(t *testing.T, st *stage) recorded {
+	t.Helper()
+	r, err := readRecord(st.opts.StateFile)
+	if err != nil || r.PID == 0 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	return r
+}
+
+// ups are the processes that say "up", the agent among them, once all is up.
+var ups = map[string]int{"plain": 2, "stubborn": 2, "parent": 3}
+
+// killed runs an agent in a process of its own, kills it, and returns the pid of
+// what it had started.
+func killed(t *testing.T, st *stage) int {
+	t.Helper()
+	cmd := agentOf(t, st, "supervisor")
+	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == ups[st.opts.Env["ROLE"]] })
+	pid := readState(t, st).PID
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	kill(t, cmd)
+	if !alive(pid) {
+		t.Fatal("the process ended with its agent")
+	}
+	return pid
+}
+
+func kill(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+}
+
+func (st *stage) adopt() *Supervisor {
+	st.t.Helper()
+	s := st.run()
+	if err := s.Adopt(st.t.Context()); err != nil {
+		st.t.Fatal(err)
+	}
+	return s
+}
+
+func TestAdopt(t *testing.T) {
+	st := newStage(t, "plain")
+	left := killed(t, st)
+	s := st.adopt()
+	if status := s.Status(); status.State != Running || status.PID != left || !alive(left) {
+		t.Fatalf("left %d, now %+v", left, status)
+	}
+	s.Resume()
+	if s.Status().PID != left || strings.Contains(st.said(), "terminated") || strings.Count(st.said(), "up") != ups["plain"] {
+		t.Errorf("left %d, now %+v, %q", left, s.Status(), st.said())
+	}
+	if err := s.Start(t.Context(), nil); !errors.Is(err, ErrStartFailed) || !strings.Contains(err.Error(), "running already") {
+		t.Errorf("a second start: %v", err)
+	}
+	st.opts.Reload = Reload{Signal: syscall.SIGHUP}
+	s.Configure(st.opts)
+	if err := s.Reload(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "hangup", func() bool { return strings.Contains(st.said(), "hangup") })
+	if err := s.Stop(t.Context()); err != nil || alive(left) || !strings.Contains(st.said(), "terminated") {
+		t.Errorf("after the stop: %v, %q", err, st.said())
+	}
+	if _, err := os.Stat(st.opts.StateFile); err == nil {
+		t.Error("the state file is still there")
+	}
+	if err := s.Start(t.Context(), nil); err != nil || s.Status().PID == left || readState(t, st).PID != s.Status().PID {
+		t.Errorf("a start after it: %v, %+v", err, s.Status())
+	}
+}
+
+// The end of Run is the end of a process that was taken over, too.
+func TestAdoptedIsStoppedAtTheEnd(t *testing.T) {
+	st := newStage(t, "plain")
+	left := killed(t, st)
+	st.adopt()
+	if err := st.end(); err != nil || alive(left) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A process that was taken over and ends is left down as long as it is held, and
+// started again after that; how it ended cannot be known.
+func TestAdoptedEnds(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		resume bool
+		want   State
+	}{{"held", false, Stopped}, {"resumed", true, Running}} {
+		t.Run(c.name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			left := killed(t, st)
+			s := st.adopt()
+			if c.resume {
+				s.Resume()
+			}
+			if err := syscall.Kill(left, syscall.SIGTERM); err != nil { // a child would end with status 0
+				t.Fatal(err)
+			}
+			eventually(t, string(c.want), func() bool { return s.Status().State == c.want && s.Status().PID != left })
+			if last := s.Status().LastExit; last != "unknown, it was started by an earlier agent" {
+				t.Error(last)
+			}
+			s.Resume()
+			eventually(t, "up again", s.Up)
+		})
+	}
+}
+
+func TestAdoptWaitsUntilReady(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		ready Ready
+		do    func(pid int, cancel func())
+		err   error
+		want  State
+	}{
+		{"not ready", Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: 50 * time.Millisecond}, nil, nil, Running},
+		{"ends", Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: time.Hour}, func(pid int, _ func()) { _ = syscall.Kill(pid, syscall.SIGKILL) }, nil, Stopped},
+		{"the agent is told to end", Ready{Delay: time.Hour, Timeout: time.Hour}, func(_ int, cancel func()) { cancel() }, context.Canceled, Starting},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			st.opts.Ready = c.ready
+			left := killed(t, st)
+			s := st.run()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			adopted := make(chan error, 1)
+			go func() { adopted <- s.Adopt(ctx) }()
+			if c.do != nil {
+				eventually(t, "the process", func() bool { return s.Status().PID == left })
+				c.do(left, cancel)
+			}
+			if err := <-adopted; !errors.Is(err, c.err) || s.Status().State != c.want {
+				t.Errorf("%v, %+v", err, s.Status())
+			}
+			if err := st.end(); err != nil || alive(left) {
+				t.Errorf("after the end: %v", err)
+			}
+		})
+	}
+}
+
+// The agent may be told to end before it has looked: it ends the process then.
+func TestAdoptAfterTheEnd(t *testing.T) {
+	st := newStage(t, "plain")
+	st.opts.Ready = Ready{Delay: time.Hour, Timeout: time.Hour}
+	left := killed(t, st)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := st.run().Adopt(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if err := st.end(); err != nil || alive(left) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+// The delay of an adopted process counts from its own start.
+func TestStartedAt(t *testing.T) {
+	before := time.Now()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	after := time.Now()
+	r, err := identify(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tick = 10 * time.Millisecond
+	if at := startedAt(r.Start); at.Before(before.Add(-2*tick)) || at.After(after.Add(tick)) {
+		t.Errorf("%s, between %s and %s", at, before, after)
+	}
+	s := New(Options{Ready: Ready{Delay: time.Hour, Timeout: time.Minute}}, nil)
+	s.child = &child{started: time.Now().Add(-2 * time.Hour), done: make(chan struct{})}
+	if err := s.waitReady(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a process that was taken over has started goes with it.
+func TestAdoptedGroupIsGone(t *testing.T) {
+	for name, end := range map[string]func(s *Supervisor, pid int) error{
+		"stopped": func(s *Supervisor, _ int) error { return s.Stop(t.Context()) },
+		"ends":    func(_ *Supervisor, pid int) error { return syscall.Kill(pid, syscall.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "parent")
+			address := freeAddress(t)
+			st.opts.Env["ADDR"] = address
+			st.opts.Ready = Ready{Probe: Probe{TCP: address}, Timeout: 20 * time.Second}
+			left := killed(t, st)
+			s := st.adopt()
+			if err := end(s, left); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the end", func() bool { return s.Status().State == Stopped })
+			mustBeFree(t, address)
+		})
+	}
+}
+
+func mustBeFree(t *testing.T, address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = l.Close()
+}
+
+// An agent that was killed while it stopped the process: the stop is finished.
+func TestStopIsFinished(t *testing.T) {
+	st := newStage(t, "stubborn")
+	cmd := agentOf(t, st, "supervisor")
+	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == ups["stubborn"] })
+	left := readState(t, st).PID
+	t.Cleanup(func() { _ = syscall.Kill(left, syscall.SIGKILL) })
+	if err := cmd.Process.Signal(syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first signal", func() bool { return strings.Count(st.said(), "terminated") == 1 })
+	kill(t, cmd)
+
+	st.opts.StopTimeout = 200 * time.Millisecond
+	s := st.adopt()
+	if s.Status().State != Stopped || s.Status().PID != 0 || alive(left) {
+		t.Errorf("left %d, now %+v", left, s.Status())
+	}
+	if strings.Count(st.said(), "terminated") != 2 {
+		t.Errorf("it was not asked again: %q", st.said())
+	}
+	if _, err := os.Stat(st.opts.StateFile); err == nil {
+		t.Error("the state file is still there")
+	}
+}
+
+// What a process leaves that ends after its agent is killed by the next one, as the
+// agent itself would have done.
+func TestStragglersAreKilled(t *testing.T) {
+	st := newStage(t, "parent")
+	st.opts.Env["ADDR"] = freeAddress(t)
+	left := killed(t, st)
+	if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "its end", func() bool { return !alive(left) })
+	s := st.adopt()
+	if s.Status().State != Stopped || s.Status().PID != 0 {
+		t.Errorf("%+v", s.Status())
+	}
+	mustBeFree(t, st.opts.Env["ADDR"])
+}
+
+// A number that belongs to another process by now is nobody's business.
+func TestStrangerIsNotTouched(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(r *recorded)
+		ended bool // the leader of the group
+	}{
+		"another start":   {func(r *recorded) { r.Start++ }, false},
+		"another boot":    {func(r *recorded) { r.Boot = "another" }, false},
+		"another session": {func(r *recorded) { r.Session++ }, true},
+		"none at all":     {func(r *recorded) { r.PID = 0 }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "parent")
+			address := freeAddress(t)
+			st.opts.Env["ADDR"] = address
+			stranger := killed(t, st)
+			r := readState(t, st)
+			t.Cleanup(func() { killMembers(r) }) // runs before the stranger is killed
+			if c.ended {
+				if err := syscall.Kill(stranger, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "its end", func() bool { return !alive(stranger) })
+			}
+			spoilt := r
+			c.spoil(&spoilt)
+			if err := spoilt.write(st.opts.StateFile); err != nil {
+				t.Fatal(err)
+			}
+			st.opts.Env["ROLE"] = "plain"
+			s := st.adopt()
+			if s.Status().PID != 0 {
+				t.Errorf("%+v", s.Status())
+			}
+			if err := s.Start(t.Context(), nil); err != nil || s.Status().PID == stranger || alive(stranger) == c.ended {
+				t.Errorf("%v, %+v", err, s.Status())
+			}
+			if err := (Probe{TCP: address}).Check(t.Context(), "", nil); err != nil {
+				t.Errorf("its child has gone: %v", err)
+			}
+			if strings.Contains(st.said(), "terminated") {
+				t.Errorf("it was asked to end: %q", st.said())
+			}
+		})
+	}
+}
+
+// While it cannot be known what runs, nothing is started.
+func TestAdoptFails(t *testing.T) {
+	st := newStage(t, "plain")
+	if err := os.Mkdir(st.opts.StateFile, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.run().Adopt(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot find out") {
+		t.Errorf("%v", err)
+	}
+}
+
+// An agent that is killed before its process is one leaves nothing.
+func TestKilledBetweenForkAndExec(t *testing.T) {
+	st := newStage(t, "plain")
+	cmd := agentOf(t, st, "halfway")
+	eventually(t, "the agent", func() bool { return strings.Contains(st.said(), "up\n") })
+	pid := readState(t, st).PID
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || strings.Trim(string(name), "\x00") != ExecName {
+		t.Fatalf("%q, %v", name, err)
+	}
+	kill(t, cmd)
+	eventually(t, "its end", func() bool { return !alive(pid) })
+	s := st.adopt()
+	if s.Status().State != Stopped || s.Status().PID != 0 {
+		t.Errorf("%+v", s.Status())
+	}
+	if err := s.Start(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// Half a word is none.
+func TestTornSpec(t *testing.T) {
+	w, err := startWaiting(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.spec.WriteString(`{"Path":"L2Jpbi9zaA==","Args":["c2g=`); err != nil {
+		t.Fatal(err)
+	}
+	w.close()
+	if err := w.cmd.Wait(); w.cmd.ProcessState.ExitCode() != notExecuted {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestRelease(t *testing.T) {
+	st := newStage(t, "plain")
+	s := st.start()
+	pid := s.Status().PID
+	s.Release()
+	<-s.ended
+	if err := st.end(); err != nil || !alive(pid) || readState(t, st).PID != pid {
+		t.Errorf("%v, %q", err, st.said())
+	}
+	if err := s.Stop(t.Context()); !errors.Is(err, errEnded) {
+		t.Errorf("a stop after it: %v", err)
+	}
+	if next := st.adopt(); next.Status().PID != pid {
+		t.Errorf("%+v", next.Status())
+	}
+	if err := st.end(); err != nil || alive(pid) {
+		t.Errorf("after the end of the next one: %v", err)
+	}
+}

@@ -9,11 +9,42 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 )
+
+// playAgent supervises what COMMAND says, otherwise the role PLAYED, until it is
+// killed.
+func playAgent(say func(...any)) {
+	opts := Options{Command: []string{os.Args[0]}, Dir: ".", StateFile: "state", StopTimeout: time.Hour}
+	if command := os.Getenv("COMMAND"); command != "" {
+		opts.Command = strings.Fields(command)
+		direct := exec.Command(opts.Command[0], opts.Command[1:]...)
+		if direct.Start() != nil {
+			os.Exit(5)
+		}
+		say("direct", direct.Process.Pid)
+	}
+	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "ADDR": os.Getenv("ADDR"), "GORACE": os.Getenv("GORACE")}
+	opts.Ready.Timeout = time.Minute
+	s := New(opts, hclog.NewNullLogger())
+	go func() { _ = s.Run(context.Background()) }()
+	if s.Start(context.Background(), nil) != nil {
+		os.Exit(6)
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGUSR2)
+	go func() {
+		<-stop
+		_ = s.Stop(context.Background())
+	}()
+}
 
 // agentOf runs an agent in a process of its own.
 func agentOf(t *testing.T, st *stage, role string) *exec.Cmd {
@@ -53,6 +84,20 @@ func killed(t *testing.T, st *stage) int {
 		t.Fatal("the process ended with its agent")
 	}
 	return pid
+}
+
+// ends waits until all threads of a process have ended, which its state Z does not
+// say.
+func ends(t *testing.T, pid int) {
+	t.Helper()
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return
+	}
+	if err != nil || !pidfdEnds(fd, 30*time.Second) {
+		t.Fatalf("waited in vain for the end of %d, %v", pid, err)
+	}
+	_ = unix.Close(fd)
 }
 
 func kill(t *testing.T, cmd *exec.Cmd) {
@@ -281,7 +326,7 @@ func TestStragglersAreKilled(t *testing.T) {
 	if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "its end", func() bool { return !alive(left) })
+	ends(t, left)
 	s := st.adopt()
 	if s.Status().State != Stopped || s.Status().PID != 0 {
 		t.Errorf("%+v", s.Status())
@@ -311,7 +356,7 @@ func TestStrangerIsNotTouched(t *testing.T) {
 				if err := syscall.Kill(stranger, syscall.SIGKILL); err != nil {
 					t.Fatal(err)
 				}
-				eventually(t, "its end", func() bool { return !alive(stranger) })
+				ends(t, stranger)
 			}
 			spoilt := r
 			c.spoil(&spoilt)
@@ -358,9 +403,8 @@ func TestKilledBetweenForkAndExec(t *testing.T) {
 		t.Fatalf("%q, %v", name, err)
 	}
 	kill(t, cmd)
-	eventually(t, "its end", func() bool { return !alive(pid) })
-	s := st.adopt()
-	if s.Status().State != Stopped || s.Status().PID != 0 {
+	s := st.adopt() // at once, as a service manager would
+	if s.Status().State != Stopped || s.Status().PID != 0 || alive(pid) {
 		t.Errorf("%+v", s.Status())
 	}
 	if err := s.Start(t.Context(), nil); err != nil {
@@ -374,7 +418,7 @@ func TestTornSpec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.spec.WriteString(`{"Path":"L2Jpbi9zaA==","Args":["c2g=`); err != nil {
+	if _, err := w.socket.WriteString(`{"Path":"L2Jpbi9zaA==","Args":["c2g=`); err != nil {
 		t.Fatal(err)
 	}
 	w.close()

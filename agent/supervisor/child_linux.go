@@ -151,39 +151,10 @@ func credentialOf(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: numbers[0], Gid: numbers[1], Groups: numbers[2:]}, nil
 }
 
-// reopen opens the process on record. If it has ended there is none, and what it
-// left of its group is killed.
-func reopen(r recorded) (c *child, killed int, err error) {
-	boot, err := bootID()
-	if err != nil || boot != r.Boot {
-		return nil, 0, err
-	}
-	fd, err := openIf(r.PID, func(st procStat) bool { return st.start == r.Start })
-	if err == nil && pidfdEnds(fd, 0) {
-		_ = unix.Close(fd)
-		err = unix.ESRCH
-	}
-	if errors.Is(err, unix.ESRCH) {
-		return nil, killMembers(r), nil
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	c = &child{pid: r.PID, fd: fd, started: startedAt(r.Start), record: r, done: make(chan struct{})}
-	go c.wait()
-	return c, 0, nil
-}
-
-// wait is the process's one waiter. The group of a child is killed while the ended
-// process is still unreaped, so that its number cannot have been given to another.
-// Who reaps the process of an earlier agent, and when, is not known.
+// wait is the process's one waiter. The group is killed while the ended process is
+// still unreaped, so that its number cannot have been given to another.
 func (c *child) wait() {
 	defer close(c.done)
-	if c.cmd == nil {
-		pidfdEnds(c.fd, -1)
-		killMembers(c.record)
-		return
-	}
 	var info unix.Siginfo
 	for unix.Waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
 	}

@@ -14,13 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The files of the waiting copy, beside the standard ones: it reads what to become
-// from the first, and says in the second why it could not.
-const (
-	specFile   = 3
-	reportFile = 4
-)
-
 // notExecuted is the exit status of a copy that did not become anything.
 const notExecuted = 127
 
@@ -41,29 +34,26 @@ type report struct {
 }
 
 // waiting is a copy of this program in a process group of its own that waits to be
-// told what to become. If its agent ends without a word, so does it.
+// told what to become. If its agent ends without a word, so does it. Its standard
+// input is one end of a socket, on which it also says why it could not: any other
+// number might be that of a file that the process is to inherit.
 type waiting struct {
 	cmd    *exec.Cmd
-	spec   *os.File
-	report *os.File
+	socket *os.File
 }
 
 // startWaiting starts the copy. Nothing of its environment would stay, and what
 // the Go runtime takes from one is not for it.
 func startWaiting(stdout, stderr *os.File) (*waiting, error) {
-	specR, specW, err := os.Pipe()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, os.NewSyscallError("socketpair", err)
 	}
-	defer specR.Close()
-	reportR, reportW, err := os.Pipe()
-	if err != nil {
-		return nil, errors.Join(err, specW.Close())
-	}
-	defer reportW.Close()
-	w := &waiting{spec: specW, report: reportR, cmd: &exec.Cmd{
+	theirs := os.NewFile(uintptr(pair[1]), "socket")
+	defer theirs.Close()
+	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), cmd: &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{ExecName}, Env: []string{},
-		Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: []*os.File{specR, reportW},
+		Stdin: theirs, Stdout: os.Stdout, Stderr: os.Stderr,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}}
 	if stdout != nil {
@@ -76,10 +66,7 @@ func startWaiting(stdout, stderr *os.File) (*waiting, error) {
 	return w, nil
 }
 
-func (w *waiting) close() {
-	_ = w.spec.Close()
-	_ = w.report.Close()
-}
+func (w *waiting) close() { _ = w.socket.Close() }
 
 // letGo ends a copy that is not to become anything.
 func (w *waiting) letGo() {
@@ -88,14 +75,17 @@ func (w *waiting) letGo() {
 	_ = w.cmd.Wait()
 }
 
-// become tells the copy, and returns when it is the process. It has closed its
-// report without a word then, or has ended, which its waiter finds out.
+// become tells the copy, and returns when it is the process. It has closed its end
+// without a word then, or has ended, which its waiter finds out.
 func (w *waiting) become(s *spec) error {
-	err := json.NewEncoder(w.spec).Encode(s)
-	if err = errors.Join(err, w.spec.Close()); err != nil {
+	err := json.NewEncoder(w.socket).Encode(s)
+	if err == nil {
+		err = unix.Shutdown(int(w.socket.Fd()), unix.SHUT_WR)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot tell a new process what to execute: %w", err)
 	}
-	data, err := io.ReadAll(w.report)
+	data, err := io.ReadAll(w.socket)
 	if err != nil || len(data) == 0 {
 		return err
 	}
@@ -111,15 +101,17 @@ func (w *waiting) become(s *spec) error {
 // return. That it ends by the system call leaves out all that a program does at
 // its end; it has never been one.
 func ExecMain() {
-	in := os.NewFile(specFile, "spec")
-	data, err := io.ReadAll(in)
+	data, err := io.ReadAll(os.Stdin)
 	var s spec
-	if err != nil || json.Unmarshal(data, &s) != nil || in.Close() != nil {
+	if err != nil || json.Unmarshal(data, &s) != nil {
 		syscall.Exit(notExecuted)
 	}
-	unix.CloseOnExec(reportFile)
-	r := s.become()
-	_ = json.NewEncoder(os.NewFile(reportFile, "report")).Encode(r)
+	// The program closes this copy when it is executed.
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		syscall.Exit(notExecuted)
+	}
+	_ = json.NewEncoder(os.NewFile(uintptr(fd), "socket")).Encode(s.become())
 	syscall.Exit(notExecuted)
 }
 
@@ -130,6 +122,9 @@ const busyTime = 2 * time.Second
 // become returns only if it fails. The program is executed, and its folder
 // entered, with the rights of the user that it runs as.
 func (s *spec) become() report {
+	if err := emptyInput(); err != nil {
+		return reportOf("open", []byte(os.DevNull), err)
+	}
 	if err := s.drop(); err != nil {
 		return reportOf("cannot run as", []byte(s.User), err)
 	}
@@ -145,6 +140,14 @@ func (s *spec) become() report {
 			return reportOf("fork/exec", s.Path, err)
 		}
 	}
+}
+
+func emptyInput() error {
+	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	return unix.Dup3(null, 0, 0)
 }
 
 func (s *spec) drop() error {

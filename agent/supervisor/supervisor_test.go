@@ -115,33 +115,6 @@ func play(role string) {
 	}
 }
 
-// playAgent supervises what COMMAND says, otherwise the role PLAYED, until it is
-// killed.
-func playAgent(say func(...any)) {
-	opts := Options{Command: []string{os.Args[0]}, Dir: ".", StateFile: "state", StopTimeout: time.Hour}
-	if command := os.Getenv("COMMAND"); command != "" {
-		opts.Command = strings.Fields(command)
-		direct := exec.Command(opts.Command[0], opts.Command[1:]...)
-		if direct.Start() != nil {
-			os.Exit(5)
-		}
-		say("direct", direct.Process.Pid)
-	}
-	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "ADDR": os.Getenv("ADDR"), "GORACE": os.Getenv("GORACE")}
-	opts.Ready.Timeout = time.Minute
-	s := New(opts, hclog.NewNullLogger())
-	go func() { _ = s.Run(context.Background()) }()
-	if s.Start(context.Background(), nil) != nil {
-		os.Exit(6)
-	}
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGUSR2)
-	go func() {
-		<-stop
-		_ = s.Stop(context.Background())
-	}()
-}
-
 // stage is a supervisor under test, with a folder of its own.
 type stage struct {
 	t    *testing.T
@@ -280,7 +253,7 @@ func TestStartFails(t *testing.T) {
 		"cannot be recorded": {func(st *stage) { st.opts.StateFile = filepath.Join(st.dir, "no/state") }, ErrStartFailed, "on record"},
 		"ends at once":       {func(st *stage) { st.opts.Env["ROLE"] = "fails" }, ErrStartFailed, "exit status 3"},
 		"never ready": {func(st *stage) {
-			st.opts.Ready = Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: 100 * time.Millisecond}
+			st.opts.Ready = Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: time.Second}
 		}, ErrNotReady, "exit status 1"},
 		"no such user":      {func(st *stage) { st.opts.User = "no-such-user" }, ErrStartFailed, "no-such-user"},
 		"no output":         {func(st *stage) { st.opts.Output = filepath.Join(st.dir, "no/out") }, ErrStartFailed, "target.output"},

@@ -1,0 +1,67 @@
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reopen opens the process on record. If it has ended there is none, and what it
+// left of its group is killed.
+func reopen(r recorded) (c *child, killed int, err error) {
+	boot, err := bootID()
+	if err != nil || boot != r.Boot {
+		return nil, 0, err
+	}
+	fd, err := openIf(r.PID, func(st procStat) bool { return st.start == r.Start })
+	if err == nil && !settles(fd, r.PID) {
+		_ = unix.Close(fd)
+		err = unix.ESRCH
+	}
+	if errors.Is(err, unix.ESRCH) {
+		return nil, killMembers(r), nil
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	c = &child{pid: r.PID, fd: fd, started: startedAt(r.Start), record: r, done: make(chan struct{})}
+	go c.waitAdopted(r)
+	return c, 0, nil
+}
+
+// settleTime is more than a copy that has its word can be kept waiting.
+const settleTime = busyTime + time.Second
+
+// settles says whether the process on record is one, and not a copy that has ended,
+// or ends now, because its agent did. One that has its word becomes the process; a
+// process in the middle of its end has no name any more.
+func settles(fd, pid int) bool {
+	var name string
+	for began := time.Now(); time.Since(began) < settleTime; {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		name = strings.Trim(string(data), "\x00")
+		if err == nil && name != "" && name != ExecName {
+			return !pidfdEnds(fd, 0)
+		}
+		if pidfdEnds(fd, time.Millisecond) {
+			return false
+		}
+	}
+	if name == ExecName { // it hangs, and has not begun to be anything
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		return !pidfdEnds(fd, killTime)
+	}
+	return true
+}
+
+// waitAdopted is the one waiter of a process of an earlier agent. Who reaps that,
+// and when, is not known.
+func (c *child) waitAdopted(r recorded) {
+	defer close(c.done)
+	pidfdEnds(c.fd, -1)
+	killMembers(r)
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"patchagent/agent/record"
+	"patchagent/manifest/reason"
 )
 
 // site is a folder with an agent.toml, a tree and a package.
@@ -121,14 +122,12 @@ func (s *site) processes() []int {
 	return pids
 }
 
-// command is the program with these arguments, to crash at a step; -1: at none.
-func (s *site) command(crashAt int, args ...string) *exec.Cmd {
+// command is the program with these arguments and a fault, see faults.
+func (s *site) command(fault string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, "patchagent"), args...)
 	cmd.Dir = s.dir
-	cmd.Env = append(os.Environ(), "PATH="+s.bin+":"+os.Getenv("PATH"), crashFileVar+"="+filepath.Join(s.dir, "crashed"), "GORACE=atexit_sleep_ms=0")
-	if crashAt >= 0 {
-		cmd.Env = append(cmd.Env, crashAtVar+"="+strconv.Itoa(crashAt))
-	}
+	cmd.Env = append(os.Environ(), "PATH="+s.bin+":"+os.Getenv("PATH"), faultVar+"="+fault, faultFileVar+"="+filepath.Join(s.dir, "fault"), "GORACE=atexit_sleep_ms=0")
+	_ = os.Remove(filepath.Join(s.dir, "fault"))
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
@@ -170,17 +169,19 @@ func (s *site) receipts() []record.Receipt {
 }
 
 // settled says whether nothing is under way any more: every drop has its receipt and
-// its place, and no transaction is open.
-func (s *site) settled() bool {
+// its place, and no transaction is open but, where that may be, one that failed.
+func (s *site) settled(mayFail bool) bool {
 	claims, err := os.ReadDir(filepath.Join(s.dir, ".patchagent", claimsName))
-	return err == nil && len(claims) == 0 && !s.exists("patch/p.zip") && !s.exists(".patchagent/tx/journal") && len(s.receipts()) > 0
+	receipts := s.receipts()
+	return err == nil && len(claims) == 0 && !s.exists("patch/p.zip") && len(receipts) > 0 &&
+		(!s.exists(".patchagent/tx/journal") || mayFail && receipts[len(receipts)-1].Outcome == reason.Failed)
 }
 
 // run runs an agent until it crashes, or until what it had to do is done; then it is
-// stopped if stop says so, and crashed is false.
-func (s *site) run(crashAt int, stop bool) (crashed bool, step string) {
+// stopped, or killed, and crashed is false. step is where the fault came, if it did.
+func (s *site) run(fault string, stop bool) (crashed bool, step string) {
 	s.t.Helper()
-	cmd := s.command(crashAt, "run")
+	cmd := s.command(fault, "run")
 	before := len(s.log())
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -197,14 +198,14 @@ func (s *site) run(crashAt int, stop bool) (crashed bool, step string) {
 			gone = true
 		default:
 		}
-		return gone || s.settled() && isUp()
+		return gone || s.settled(fault != "") && isUp()
 	})
 	if !ok {
 		_ = cmd.Process.Kill()
-		s.t.Fatalf("the agent does not come to an end:\n%s", s.log())
+		s.t.Fatalf("the agent does not come to an end (%s):\n%s", fault, s.log())
 	}
+	name, _ := os.ReadFile(filepath.Join(s.dir, "fault"))
 	if gone {
-		name, _ := os.ReadFile(filepath.Join(s.dir, "crashed"))
 		return true, string(name)
 	}
 	if stop {
@@ -213,7 +214,7 @@ func (s *site) run(crashAt int, stop bool) (crashed bool, step string) {
 		_ = cmd.Process.Kill()
 	}
 	<-ended
-	return false, ""
+	return false, string(name)
 }
 
 // programs is a folder with the agent and the service: this test binary under their names.
@@ -232,21 +233,24 @@ func programs(t *testing.T) string {
 	return dir
 }
 
+// The scenarios of a patch, and how each has to end when nothing lasting is wrong.
+var scenarios = map[string]struct {
+	version string
+	warm    bool
+	outcome string
+	last    string // what the service has seen last
+}{
+	"warm": {"new", true, "applied", "told new|start new"}, "cold": {"new", false, "applied", "start new"},
+	"rolls back":           {"broken", false, "rolled-back start-failed", "start old"},
+	"warm, and rolls back": {"unloved", true, "rolled-back reload-failed", "start old|told old"},
+}
+
 // The real agent is killed at each of its steps, and its successor at some of its
 // own; then the tree is exactly one build, one process runs on it and has been told,
 // and the drop has one receipt.
 func TestKilledAtEveryStep(t *testing.T) {
 	bin := programs(t)
-	for name, c := range map[string]struct {
-		version string
-		warm    bool
-		outcome string
-		last    string // what the service has seen last
-	}{
-		"warm": {"new", true, "applied", "told new|start new"}, "cold": {"new", false, "applied", "start new"},
-		"rolls back":           {"broken", false, "rolled-back start-failed", "start old|told old"},
-		"warm, and rolls back": {"unloved", true, "rolled-back reload-failed", "start old|told old"},
-	} {
+	for name, c := range scenarios {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for first, more := 0, true; more; first++ {
@@ -254,14 +258,14 @@ func TestKilledAtEveryStep(t *testing.T) {
 					s := newSite(t, bin, c.version, c.warm)
 					before := s.tree()
 					s.drop()
-					crashed, step := s.run(first, false)
+					crashed, step := s.run(fmt.Sprint(first, " kill once"), false)
 					if !crashed {
 						more = false
 						break
 					}
 					when := fmt.Sprintf("killed at step %d (%s)", first, step)
 					if second >= 0 {
-						_, step := s.run(second, false)
+						_, step := s.run(fmt.Sprint(second, " kill once"), false)
 						when += fmt.Sprintf(", then at step %d (%s)", second, step)
 					}
 					s.judge(when, before, c.outcome, c.last)
@@ -271,10 +275,41 @@ func TestKilledAtEveryStep(t *testing.T) {
 	}
 }
 
+// Each step of the real agent fails once, with a full disk and with a broken one; or
+// all from that step on. Then it gets a successor for which the disk is mended.
+func TestEveryStepFails(t *testing.T) {
+	bin := programs(t)
+	for name, c := range scenarios {
+		for _, how := range []string{"ENOSPC once", "EIO once", "EIO always"} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				t.Parallel()
+				for at, more := 0, true; more; at++ {
+					s := newSite(t, bin, c.version, c.warm)
+					before := s.tree()
+					s.drop()
+					_, step := s.run(fmt.Sprint(at, " ", how), false)
+					if more = step != ""; !more {
+						break
+					}
+					outcome, last := c.outcome, c.last
+					r := s.receipts()[0]
+					if r.Outcome != reason.Applied && strings.HasPrefix(outcome, "applied") {
+						outcome, last = strings.TrimSpace(string(r.Outcome)+" "+string(r.Reason)), "start old|told old"
+					}
+					if r.Outcome == reason.Failed || r.Outcome == reason.Rejected || r.Reason == reason.CommitFailed || r.Reason == reason.NoSpace {
+						outcome = string(r.Outcome) + " " + string(r.Reason)
+					}
+					s.judge(fmt.Sprintf("%s at step %d (%s)", how, at, step), before, outcome, last)
+				}
+			})
+		}
+	}
+}
+
 // judge starts an agent that nothing happens to, and looks at how it leaves things.
 func (s *site) judge(when string, before map[string]string, outcome, last string) {
 	s.t.Helper()
-	if crashed, _ := s.run(-1, false); crashed {
+	if crashed, _ := s.run("", false); crashed {
 		s.t.Fatalf("%s: the next agent ended:\n%s", when, s.log())
 	}
 	if pids := s.processes(); len(pids) != 1 {
@@ -300,7 +335,7 @@ func (s *site) judge(when string, before map[string]string, outcome, last string
 	}) {
 		s.t.Errorf("%s: the process has seen this, and %s should be last:\n%s\n%s", when, last, said, s.log())
 	}
-	if _, at := s.run(-1, true); at != "" || len(s.processes()) != 0 {
+	if crashed, _ := s.run("", true); crashed || len(s.processes()) != 0 {
 		s.t.Errorf("%s: stopped, and %v are left", when, s.processes())
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,39 +31,56 @@ import (
 // a service for it to supervise.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"patchagent":        func() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr, Fault: crashes()})) },
+		"patchagent":        func() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr, Fault: faults()})) },
 		supervisor.ExecName: supervisor.ExecMain, "service": service, "clock": clock,
 	})
 }
 
-// The variables that end the agent at a step: its number, and the file that then
-// gets its name.
+// The variables that make a step of the agent fail. The first is three words: the
+// number of the step, or the beginning of its name; what happens to it, "kill" or the
+// name of an error; and "once" or "always", for all steps from then on, or all of that
+// name. The second is a file that then gets the step's name.
 const (
-	crashAtVar   = "PATCHAGENT_CRASH_AT"
-	crashFileVar = "PATCHAGENT_CRASH_FILE"
+	faultVar     = "PATCHAGENT_TEST_FAULT"
+	faultFileVar = "PATCHAGENT_TEST_FAULT_FILE"
 )
 
-// crashes is Program.Fault of the agent under test: it kills the agent, as SIGKILL
-// does, when it comes to the step of the number that is asked for.
-func crashes() func(string) error {
-	at, err := strconv.Atoi(os.Getenv(crashAtVar))
-	if err != nil {
+// faults is Program.Fault of the agent under test.
+func faults() func(string) error {
+	words := strings.Fields(os.Getenv(faultVar))
+	if len(words) != 3 {
 		return nil
 	}
+	errs := map[string]error{"ENOSPC": syscall.ENOSPC, "EIO": syscall.EIO}
+	number, notNumber := strconv.Atoi(words[0])
+	var mu sync.Mutex // staging has several steps at a time
+	steps, hits := 0, 0
 	return func(step string) error {
-		if at--; at == -1 {
-			_ = os.WriteFile(os.Getenv(crashFileVar), []byte(step), 0o600)
-			self, err := os.FindProcess(os.Getpid())
-			if err == nil {
-				err = self.Kill()
-			}
-			if err != nil {
-				panic(err)
-			}
-			select {}
+		mu.Lock()
+		defer mu.Unlock()
+		hit := notNumber != nil && strings.HasPrefix(step, words[0]) || notNumber == nil && steps >= number
+		steps++
+		if !hit || hits > 0 && words[2] == "once" {
+			return nil
 		}
-		return nil
+		hits++
+		_ = os.WriteFile(os.Getenv(faultFileVar), []byte(step), 0o600)
+		if words[1] == "kill" {
+			killSelf()
+		}
+		return errs[words[1]]
 	}
+}
+
+func killSelf() {
+	self, err := os.FindProcess(os.Getpid())
+	if err == nil {
+		err = self.Kill()
+	}
+	if err != nil {
+		panic(err)
+	}
+	select {}
 }
 
 // TestStories runs the stories in testdata/script, each in a folder of its own,

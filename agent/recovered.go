@@ -54,6 +54,24 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 	}
 }
 
+// decided ends a transaction that has its receipt. One that could not be undone is
+// undone now, and the process comes back to the old files.
+func (a *agent) decided(ctx context.Context, tx *applier.Tx, r record.Receipt) error {
+	if r.Outcome != reason.Failed {
+		return tx.Close()
+	}
+	if tx.State() == journal.Committed {
+		result := tx.RollBack(ctx, a.process, reason.Errorf(reason.RollbackFailed, "it could not be undone before"))
+		if result.Outcome == reason.Failed {
+			return fmt.Errorf("%s; mend that and start the agent again", result.Detail)
+		}
+	} else {
+		tx.Return(ctx, a.process)
+	}
+	a.log.Info("the patch that could not be undone is undone now", "patch", r.Patch, "id", r.ID)
+	return tx.Close()
+}
+
 // interrupted is for a transaction that was undone because the agent ended before
 // its commit. A rollback by hand is left to whoever asked for it.
 func (a *agent) interrupted(t *trial) (taken bool, err error) {

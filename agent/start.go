@@ -185,8 +185,8 @@ func (a *agent) recover(ctx context.Context) ([]*watcher.Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(receipts, func(r record.Receipt) bool { return r.ID == tx.Plan().ID }) {
-		return claims, tx.Close()
+	if i := slices.IndexFunc(receipts, func(r record.Receipt) bool { return r.ID == tx.Plan().ID }); i >= 0 {
+		return claims, a.decided(ctx, tx, receipts[i])
 	}
 	at := slices.IndexFunc(claims, func(c *watcher.Claim) bool { return c.ID == tx.Plan().ID })
 	if at < 0 {

@@ -174,11 +174,8 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 // on them. What goes wrong is noted for Undone. RollBack does it; for a transaction
 // that Recover has undone it is left to do.
 func (tx *Tx) Return(ctx context.Context, p Process) {
-	err := tx.a.fault("return")
-	if err == nil {
-		err = tx.strategy().after(ctx, tx, p)
-	}
-	if err != nil {
+	_ = tx.a.fault("return")
+	if err := tx.strategy().after(ctx, tx, p); err != nil {
 		tx.note("on the old files: %v", err)
 	}
 	tx.up()

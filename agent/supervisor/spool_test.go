@@ -164,10 +164,14 @@ func TestSpoolFollows(t *testing.T) {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	var want strings.Builder
+	began := time.Now()
 	for i := range 20 {
 		fmt.Fprintln(f, i)
 		want.WriteString(fmt.Sprintln(i))
 		eventually(t, "the line", func() bool { return out.String() == want.String() })
+	}
+	if took := time.Since(began); took > 10*spoolPoll {
+		t.Errorf("%s: only the poll has found them", took)
 	}
 	// Somebody removes it, and the next process makes its own.
 	if err := os.Remove(st.opts.Spool + ".out"); err != nil {
@@ -285,6 +289,31 @@ func TestSpoolSurvivesItsConsole(t *testing.T) {
 		t.Errorf("%+v", s.Status())
 	}
 	eventually(t, "later lines", func() bool { return out.size() > 1000 })
+}
+
+// What comes while the console is slow arrives before Run returns.
+func TestSpoolIsDrained(t *testing.T) {
+	for range 10 {
+		st, _, _ := spooled(t, "plain")
+		console := &stuck{reached: make(chan struct{}), let: make(chan struct{})}
+		st.opts.Stdout = console
+		s := st.start()
+		f, err := os.OpenFile(st.opts.Spool+".out", os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(f, "first")
+		<-console.reached
+		fmt.Fprintln(f, "last")
+		_ = f.Close()
+		ended := make(chan error, 1)
+		go func() { ended <- st.end() }()
+		eventually(t, "the end of the process", func() bool { return s.Status().State == Stopped })
+		close(console.let)
+		if err := <-ended; err != nil || console.String() != "first\nlast\n" {
+			t.Fatalf("%q, %v", console.String(), err)
+		}
+	}
 }
 
 // stuck is a console that takes nothing until it is let go.

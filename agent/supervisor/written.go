@@ -87,7 +87,7 @@ func (s *Supervisor) Tail() string {
 	case 0:
 		return ""
 	case 1:
-		return newest(texts[0], tailText)
+		return texts[0] // tailLines of tailLine have room
 	}
 	// Each has the half of the room, and what the other leaves of its own.
 	room := tailText - len(headings[0]) - len(headings[1]) - 3

@@ -68,6 +68,9 @@ func TestTailIsBounded(t *testing.T) {
 		if len(got) > tailText || len(lines) < c.least || !utf8.ValidString(got) {
 			t.Errorf("%d bytes, %d lines", len(got), len(lines))
 		}
+		if c.out == long && c.err == long && strings.Count(strings.SplitAfter(got, "stderr:")[1], "…") < 35 {
+			t.Errorf("stderr has no fair part of %q", got)
+		}
 		for _, line := range lines {
 			if len(line) > tailLine || len(line) > 100 && (len(line) < tailLine-4 || !strings.HasSuffix(line, "…")) {
 				t.Errorf("%q", line)
@@ -99,7 +102,7 @@ func TestTailIsOfTheNewestStart(t *testing.T) {
 			if err := st.s.ask(t.Context(), func() error { st.s.rotate(); return nil }); err != nil {
 				t.Fatal(err)
 			}
-			if info, err := os.Stat(file); err != nil || info.Size() > 32<<10 {
+			if info, err := os.Stat(file); err != nil || info.Size() > 32<<10 || info.Size() < 16<<10 {
 				t.Errorf("%d bytes, %v", info.Size(), err)
 			}
 			if got := st.s.Tail(); got != "first" {

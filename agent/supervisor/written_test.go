@@ -139,10 +139,22 @@ func TestTailOfAPipe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
 	st.opts.Env["OUT"] = "line\n"
 	st.printOnce()
-	if got := st.s.Tail(); got != "" {
-		t.Errorf("%q", got)
+	_ = f.Close() // to open the pipe would wait for a writer now
+	tail := make(chan string, 1)
+	go func() { tail <- st.s.Tail() }()
+	select {
+	case got := <-tail:
+		if got != "" {
+			t.Errorf("%q", got)
+		}
+	case <-time.After(30 * time.Second):
+		w, err := os.OpenFile(st.opts.Output, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("it waits for the pipe: %q", <-tail)
+		_ = w.Close()
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -421,10 +422,16 @@ func TestTornSpec(t *testing.T) {
 	if _, err := w.socket.WriteString(`{"Path":"L2Jpbi9zaA==","Args":["c2g=`); err != nil {
 		t.Fatal(err)
 	}
-	w.close()
+	if err := unix.Shutdown(int(w.socket.Fd()), unix.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := io.ReadAll(w.socket); err != nil || len(answer) > 0 {
+		t.Errorf("%q, %v", answer, err)
+	}
 	if err := w.cmd.Wait(); w.cmd.ProcessState.ExitCode() != notExecuted {
 		t.Errorf("%v", err)
 	}
+	w.close()
 }
 
 func TestRelease(t *testing.T) {

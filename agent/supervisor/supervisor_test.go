@@ -443,9 +443,17 @@ func TestBusyProgram(t *testing.T) {
 	}
 	st.opts.Command = []string{"./program"}
 	s := st.run()
+	began := time.Now()
+	if err := s.Start(t.Context(), nil); !errors.Is(err, syscall.ETXTBSY) || time.Since(began) < busyTime {
+		t.Errorf("%v", err)
+	}
 	started := make(chan error, 1)
 	go func() { started <- s.Start(t.Context(), nil) }()
-	eventually(t, "the first attempt", func() bool { return s.Status().State == Starting })
+	eventually(t, "the first attempt", func() bool {
+		r, _ := readRecord(st.opts.StateFile)
+		folder, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", r.PID))
+		return folder == st.dir
+	})
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}

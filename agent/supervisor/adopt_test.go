@@ -5,8 +5,6 @@ package supervisor
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -393,51 +391,11 @@ func TestAdoptFails(t *testing.T) {
 	}
 }
 
-// An agent that is killed before its process is one leaves nothing.
-func TestKilledBetweenForkAndExec(t *testing.T) {
-	st := newStage(t, "plain")
-	cmd := agentOf(t, st, "halfway")
-	eventually(t, "the agent", func() bool { return strings.Contains(st.said(), "up\n") })
-	pid := readState(t, st).PID
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || strings.Trim(string(name), "\x00") != ExecName {
-		t.Fatalf("%q, %v", name, err)
-	}
-	kill(t, cmd)
-	s := st.adopt() // at once, as a service manager would
-	if s.Status().State != Stopped || s.Status().PID != 0 || alive(pid) {
-		t.Errorf("%+v", s.Status())
-	}
-	if err := s.Start(t.Context(), nil); err != nil {
-		t.Error(err)
-	}
-}
-
-// Half a word is none.
-func TestTornSpec(t *testing.T) {
-	w, err := startWaiting(nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.socket.WriteString(`{"Path":"L2Jpbi9zaA==","Args":["c2g=`); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Shutdown(int(w.socket.Fd()), unix.SHUT_WR); err != nil {
-		t.Fatal(err)
-	}
-	if answer, err := io.ReadAll(w.socket); err != nil || len(answer) > 0 {
-		t.Errorf("%q, %v", answer, err)
-	}
-	if err := w.cmd.Wait(); w.cmd.ProcessState.ExitCode() != notExecuted {
-		t.Errorf("%v", err)
-	}
-	w.close()
-}
-
 func TestRelease(t *testing.T) {
 	st := newStage(t, "plain")
 	s := st.start()
 	pid := s.Status().PID
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
 	s.Release()
 	<-s.ended
 	if err := st.end(); err != nil || !alive(pid) || readState(t, st).PID != pid {

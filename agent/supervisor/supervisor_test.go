@@ -97,14 +97,8 @@ func play(role string) {
 		print(role)
 	case "supervisor":
 		playAgent(say)
-	case "halfway": // an agent that has not yet said what to execute
-		w, err := startWaiting(nil, nil)
-		if err == nil {
-			_, err = putOnRecord(w, "state")
-		}
-		if err != nil {
-			os.Exit(5)
-		}
+	case "halfway", "told":
+		playHalf(role == "told")
 	}
 	say("up")
 	for s := range signals {

@@ -127,13 +127,15 @@ func (s *site) command(fault string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, "patchagent"), args...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "PATH="+s.bin+":"+os.Getenv("PATH"), faultVar+"="+fault, faultFileVar+"="+filepath.Join(s.dir, "fault"), "GORACE=atexit_sleep_ms=0")
-	_ = os.Remove(filepath.Join(s.dir, "fault"))
+	if fault != "" {
+		_ = os.Remove(filepath.Join(s.dir, "fault"))
+	}
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = log.Close() })
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stderr = log
 	return cmd
 }
 
@@ -198,7 +200,8 @@ func (s *site) run(fault string, stop bool) (crashed bool, step string) {
 			gone = true
 		default:
 		}
-		return gone || s.settled(fault != "") && isUp()
+		stuck := strings.HasSuffix(fault, "always") && strings.Contains(s.log()[before:], "trying again")
+		return gone || isUp() && (stuck || s.settled(fault != ""))
 	})
 	if !ok {
 		_ = cmd.Process.Kill()
@@ -292,8 +295,11 @@ func TestEveryStepFails(t *testing.T) {
 						break
 					}
 					outcome, last := c.outcome, c.last
-					r := s.receipts()[0]
-					if r.Outcome != reason.Applied && strings.HasPrefix(outcome, "applied") {
+					var r record.Receipt
+					if all := s.receipts(); len(all) > 0 {
+						r = all[0]
+					}
+					if r.Outcome != "" && r.Outcome != reason.Applied && strings.HasPrefix(outcome, "applied") {
 						outcome, last = strings.TrimSpace(string(r.Outcome)+" "+string(r.Reason)), "start old|told old"
 					}
 					if r.Outcome == reason.Failed || r.Outcome == reason.Rejected || r.Reason == reason.CommitFailed || r.Reason == reason.NoSpace {
@@ -304,6 +310,82 @@ func TestEveryStepFails(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A rollback by hand, by a running agent or without one, is killed at each of its
+// steps: it is made or not, nothing in between, and can be asked for again.
+func TestKilledInARollback(t *testing.T) {
+	bin := programs(t)
+	for _, alone := range []bool{true, false} {
+		for _, warm := range []bool{true, false} {
+			t.Run(fmt.Sprintf("alone %v, warm %v", alone, warm), func(t *testing.T) {
+				t.Parallel()
+				for at, more := 0, true; more; at++ {
+					s := newSite(t, bin, "new", warm)
+					before := s.tree()
+					s.drop()
+					s.run("", false)
+					after := s.tree()
+					more = s.rollBack(fmt.Sprint(at, " kill once"), alone)
+					step, _ := os.ReadFile(filepath.Join(s.dir, "fault"))
+					when := fmt.Sprintf("killed at step %d (%s)", at, step)
+
+					agent := s.start("")
+					undone := cmp.Equal(s.tree(), before)
+					if !undone {
+						if diff := cmp.Diff(after, s.tree()); diff != "" {
+							t.Fatalf("%s: the tree (-new +got):\n%s", when, diff)
+						}
+						if out, err := s.command("", "rollback").Output(); err != nil {
+							t.Fatalf("%s: and again: %v: %s\n%s", when, err, out, s.log())
+						}
+					}
+					if diff := cmp.Diff(before, s.tree()); diff != "" {
+						t.Errorf("%s: the tree (-old +got):\n%s", when, diff)
+					}
+					receipts := s.receipts()
+					if last := receipts[len(receipts)-1]; last.Reason != reason.Requested || *last.Build != 200 || len(receipts) > 3 {
+						t.Errorf("%s: receipts %+v", when, receipts)
+					}
+					if pids := s.processes(); len(pids) != 1 {
+						t.Errorf("%s: processes %v\n%s", when, pids, s.log())
+					}
+					_ = agent.Process.Kill()
+					_ = agent.Wait()
+				}
+			})
+		}
+	}
+}
+
+// start starts an agent and waits until it takes requests.
+func (s *site) start(fault string) *exec.Cmd {
+	s.t.Helper()
+	_ = os.Remove(filepath.Join(s.dir, ".patchagent", socketName))
+	cmd := s.command(fault, "run")
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	if !eventually(context.Background(), func() bool { return s.exists(".patchagent/" + socketName) }) {
+		s.t.Fatalf("the agent takes no requests:\n%s", s.log())
+	}
+	return cmd
+}
+
+// rollBack asks for a rollback, in which the program is killed; it says whether it was.
+func (s *site) rollBack(fault string, alone bool) (killed bool) {
+	s.t.Helper()
+	if alone {
+		cmd := s.command(fault, "rollback")
+		_ = cmd.Run()
+		return cmd.ProcessState.ExitCode() < 0
+	}
+	agent := s.start(fault)
+	ask := s.command("", "rollback")
+	err := ask.Run()
+	_ = agent.Process.Kill() // in case it was not
+	_ = agent.Wait()
+	return err != nil
 }
 
 // judge starts an agent that nothing happens to, and looks at how it leaves things.
@@ -336,6 +418,6 @@ func (s *site) judge(when string, before map[string]string, outcome, last string
 		s.t.Errorf("%s: the process has seen this, and %s should be last:\n%s\n%s", when, last, said, s.log())
 	}
 	if crashed, _ := s.run("", true); crashed || len(s.processes()) != 0 {
-		s.t.Errorf("%s: stopped, and %v are left", when, s.processes())
+		s.t.Errorf("%s: stopped, and %v are left\n%s", when, s.processes(), s.log())
 	}
 }

@@ -8,9 +8,31 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// lockTime is how long the lock of an agent that has ended is waited for: a child that
+// it was about to start holds it until that is executed.
+const lockTime = 2 * time.Second
+
+// holder is the pid in the lock, as text.
+func holder(path string) string {
+	text, _ := os.ReadFile(path)
+	return string(bytes.TrimSpace(text))
+}
+
+// ended says whether the process of that number has ended; one that nobody has asked
+// for its status yet is still listed.
+func ended(pid string) bool {
+	n, err := strconv.Atoi(pid)
+	if err != nil || n <= 0 {
+		return false
+	}
+	stat, _ := os.ReadFile("/proc/" + pid + "/stat")
+	return errors.Is(unix.Kill(n, 0), unix.ESRCH) || bytes.Contains(stat, []byte(") Z "))
+}
 
 // takeLock takes the file's lock, which ends with the process however it ends,
 // and writes the pid into it for whoever finds it taken.
@@ -19,11 +41,18 @@ func takeLock(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the state folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(path)
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		pid := holder(path)
+		if errors.Is(err, unix.EWOULDBLOCK) && time.Since(began) < lockTime && ended(pid) {
+			continue
+		}
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, &LockedError{Path: path, PID: string(bytes.TrimSpace(holder))}
+			return nil, &LockedError{Path: path, PID: pid}
 		}
 		return nil, fmt.Errorf("cannot lock the state folder: %w", err)
 	}

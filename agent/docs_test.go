@@ -93,11 +93,16 @@ func TestReadmeFirstPatch(t *testing.T) {
 	}
 	shell(drop)
 	applied := eventually(t.Context(), func() bool { return strings.Contains(shell("./patchagent history"), "applied") })
+	logo := shell("cat res/logo.txt; ls patch/applied")
+	back := regexp.MustCompile("Not what you wanted\\? `([^`]+)`").FindStringSubmatch(text)[1]
+	if out := shell(back + "; cat res/logo.txt"); !strings.Contains(out, "build 200 is installed again") || !strings.HasSuffix(out, "\nold\n") {
+		t.Errorf("%s: %s", back, out)
+	}
 	stop()
 	if !applied || !strings.Contains(log.String(), "patch applied") {
 		t.Errorf("not applied:\n%s", log.String())
 	}
-	if logo := shell("cat res/logo.txt; ls patch/applied"); logo != "new\n201_fix.zip\n201_fix.zip.sha256\n" {
+	if logo != "new\n201_fix.zip\n201_fix.zip.sha256\n" {
 		t.Errorf("%q", logo)
 	}
 }

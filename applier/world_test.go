@@ -20,7 +20,7 @@ import (
 
 // world is a live tree and a state folder, with an applier on them.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	root string
 	opts Options
 	a    *Applier
@@ -43,7 +43,7 @@ func inMemory(t *testing.T) string {
 	return dir
 }
 
-func newWorldIn(t *testing.T, dir string, tree map[string]string) *world {
+func newWorldIn(t testing.TB, dir string, tree map[string]string) *world {
 	t.Helper()
 	w := &world{t: t, root: filepath.Join(dir, "app")}
 	w.opts = Options{Root: w.root, State: filepath.Join(dir, "state"), Keep: 3}
@@ -126,7 +126,7 @@ func add(place, content string) item { return item{op: manifest.New, place: plac
 func del(place string) item          { return item{op: manifest.Delete, place: place} }
 
 // pack makes a package of schema 1.
-func pack(t *testing.T, warm bool, items ...item) *manifest.Package {
+func pack(t testing.TB, warm bool, items ...item) *manifest.Package {
 	t.Helper()
 	type line struct {
 		Name string `json:"name"`
@@ -230,7 +230,7 @@ func (p *proc) Reload(_ context.Context, e Event) error {
 	return p.call("reload " + e.Name)
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,9 @@
 //  4. a package with an older build is refused
 //
 // It prints a line a case and exits 1 if one of them did not go as expected.
-// With -keep the site stays, and how to play on is printed.
+// With -keep the site stays, and how to play on is printed. With -drill N it does
+// something else: it kills the agent in the middle of N patches and looks at what
+// the next agent makes of that.
 package main
 
 import (
@@ -26,9 +28,14 @@ const patience = 60 * time.Second
 
 func main() {
 	keep := flag.Bool("keep", false, "keep the scratch folder, and say how to play on in it")
+	rounds := flag.Int("drill", 0, "kill the agent in the middle of so many patches")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	ok, err := run(ctx, *keep)
+	do := func() (bool, error) { return run(ctx, *keep) }
+	if *rounds > 0 {
+		do = func() (bool, error) { return drill(ctx, *rounds) }
+	}
+	ok, err := do()
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cases:", err)
@@ -47,13 +54,13 @@ type scenario struct {
 
 func scenarios(newTarget []byte) []scenario {
 	return []scenario{
-		{"warm", pack{warm: true, region: "us-east-1", build: 201, place: "work", file: "job.json", data: []byte(`{"job": "count sheep"}` + "\n")},
+		{"warm", pack{warm: true, region: "us-east-1", build: 201, files: one("work/job.json", `{"job": "count sheep"}`+"\n")},
 			`applied; "v1.0 count sheep", same pid, no failed request`},
-		{"cold", pack{region: "us-east-1", build: 300, place: "bin", file: "target", data: newTarget},
+		{"cold", pack{region: "us-east-1", build: 300, files: one("bin/target", string(newTarget))},
 			`applied; "v2.0 count sheep", new pid`},
-		{"other region", pack{region: "India", build: 301, place: "bin", file: "target", data: []byte("nothing to run")},
+		{"other region", pack{region: "India", build: 301, files: one("bin/target", "nothing to run")},
 			`rejected wrong-region; "v2.0 count sheep", same pid`},
-		{"older build", pack{warm: true, region: "us-east-1", build: 100, place: "work", file: "job.json", data: []byte(`{"job": "an old job"}`)},
+		{"older build", pack{warm: true, region: "us-east-1", build: 100, files: one("work/job.json", `{"job": "an old job"}`)},
 			`rejected older-build; "v2.0 count sheep", same pid`},
 	}
 }

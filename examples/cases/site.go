@@ -262,34 +262,41 @@ func (s *site) receiptOf(name string) (receipt, bool) {
 	return receipt{}, false
 }
 
-// pack is a package of one file, which exists in the tree.
+// pack is a package that changes files that exist in the tree.
 type pack struct {
-	warm        bool
-	region      string
-	build       int
-	place, file string
-	data        []byte
+	warm   bool
+	region string
+	build  int
+	files  map[string][]byte // by their place in the tree
+}
+
+func one(place, content string) map[string][]byte {
+	return map[string][]byte{place: []byte(content)}
 }
 
 func (p pack) zip() ([]byte, error) {
+	var mods []map[string]string
+	for place := range p.files {
+		mods = append(mods, map[string]string{"name": place, "path": "/"})
+	}
 	manifest, err := json.MarshalIndent(map[string]any{
-		"justres": p.warm, "region": p.region, "build": fmt.Sprint(p.build),
-		"modfiles": []map[string]string{{"name": p.file, "path": p.place}},
+		"justres": p.warm, "region": p.region, "build": fmt.Sprint(p.build), "modfiles": mods,
 	}, "", "  ")
 	if err != nil {
 		return nil, err
 	}
+	entries := map[string][]byte{"manifest.json": manifest}
+	for place, data := range p.files {
+		entries["mod/"+place] = data
+	}
 	var buf bytes.Buffer
 	w := zip.NewWriter(&buf)
-	for _, entry := range []struct {
-		name string
-		data []byte
-	}{{"manifest.json", manifest}, {"mod/" + p.file, p.data}} {
-		f, err := w.Create(entry.name)
+	for name, data := range entries {
+		f, err := w.Create(name)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := f.Write(entry.data); err != nil {
+		if _, err := f.Write(data); err != nil {
 			return nil, err
 		}
 	}

@@ -45,6 +45,7 @@ type Claim struct {
 	id      identity
 	place   string // where it is put away, relative to the patch folder, once chosen
 	decided bool
+	resumed bool // an earlier agent claimed it, and its file has not been seen since
 }
 
 // record is claim.json.
@@ -255,6 +256,7 @@ func load(dir string) (*Claim, error) {
 	c := &Claim{
 		ID: r.ID, Name: r.Name, CRC32: r.CRC32, Size: r.Size, Attempts: r.Attempts, dir: dir, place: r.Place,
 		id: identity{dev: r.Dev, ino: r.Ino, size: r.Size, mtime: r.MtimeNS}, decided: r.Place != "",
+		resumed: true,
 	}
 	for file, content := range c.Sidecars.kept() {
 		if *content, err = os.ReadFile(filepath.Join(dir, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -290,17 +292,23 @@ func sumOf(r io.Reader) (sum [sha256.Size]byte, err error) {
 
 // isOriginal says whether the open file is the one that was claimed. Some clients
 // set a file's time after they have closed it, so a different time alone does not
-// make another drop: then the content decides.
+// make another drop: then the content decides. Nor does another number of the
+// device, which it can have after the folder was mounted again; and on some
+// filesystems the file itself has another one then.
 func (c *Claim) isOriginal(file *os.File, id identity) bool {
-	if id == c.id {
-		return true
+	was := c.id
+	was.dev = id.dev
+	if id != was {
+		was.mtime = id.mtime
+		if c.resumed {
+			was.ino = id.ino
+		}
+		timed := id.mtime == c.id.mtime && c.Reject != nil // there is no copy to compare with
+		if id != was || !timed && !c.hasBytes(file) {
+			return false
+		}
 	}
-	same := c.id
-	same.mtime = id.mtime
-	if id != same || !c.hasBytes(file) {
-		return false
-	}
-	c.id = id
+	c.id, c.resumed = id, false
 	return true
 }
 

@@ -3,6 +3,7 @@
 package watcher
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,6 +44,7 @@ func TestResume(t *testing.T) {
 		t.Fatalf("resumed %d claims", len(claims))
 	}
 	for i, c := range claims {
+		old[i].resumed = true
 		if diff := cmp.Diff(old[i], c, cmp.AllowUnexported(Claim{}, identity{}), cmp.Comparer(sameReason)); diff != "" {
 			t.Errorf("claim %d (-before +after):\n%s", i, diff)
 		}
@@ -53,6 +55,46 @@ func TestResume(t *testing.T) {
 		t.Errorf("given up: %+v", c)
 	}
 	s.nothing("all are claimed")
+}
+
+// TestResumeRenumbered is a folder that was mounted again: its device, and on some
+// filesystems its files, have other numbers then, and are no other drops.
+func TestResumeRenumbered(t *testing.T) {
+	zip := schema1("one")
+	for name, change := range map[string]func(r *record){
+		"device":          func(r *record) { r.Dev++ },
+		"file":            func(r *record) { r.Ino++ },
+		"device and file": func(r *record) { r.Dev++; r.Ino++ },
+		"and time":        func(r *record) { r.Dev++; r.Ino++; r.MtimeNS -= 999 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t)
+			s.drop("a.zip", zip)
+			c := s.takes("a", zip)
+			s.must(os.WriteFile(s.path("bad.zip"), zip[:99], 0o644))
+			s.waits("it is torn")
+			s.now = s.now.Add(patience)
+			bad := s.scan().Claims[0]
+			for _, c := range []*Claim{c, bad} {
+				var r record
+				data, err := os.ReadFile(filepath.Join(c.dir, recordName))
+				s.must(err)
+				s.must(json.Unmarshal(data, &r))
+				if change(&r); c == bad {
+					r.MtimeNS = c.id.mtime // without a copy the time has to be right
+				}
+				data, err = json.Marshal(r)
+				s.must(err)
+				s.must(os.WriteFile(filepath.Join(c.dir, recordName), data, 0o600))
+			}
+			if claims := s.restart(); len(claims) != 2 {
+				t.Fatalf("resumed %d claims", len(claims))
+			}
+			s.nothing("both are claimed")
+			s.drop("a.zip", schema1("another"))
+			s.takes("another of the same name", schema1("another"))
+		})
+	}
 }
 
 func sameReason(x, y *reason.Error) bool {

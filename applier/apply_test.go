@@ -176,3 +176,112 @@ func TestRollbackOverWhatTheProcessDid(t *testing.T) {
 		w.wantTree(before, "afterwards")
 	})
 }
+
+// A process that was told nothing of the new files is told nothing of the old ones.
+func TestPrecheckFails(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		warm  bool
+		up    bool
+		calls []string
+	}{
+		{"warm", true, true, nil}, {"warm, process down", true, false, []string{"start rollback"}},
+		{"cold", false, true, []string{"stop", "stop", "start rollback"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, oldTree)
+			before := w.tree()
+			p := &proc{up: c.up, fail: map[string]error{"precheck": reason.Errorf(reason.PrecheckFailed, "no")}}
+			r, err := w.apply(pack(t, c.warm, newItems...), p)
+			must(t, err)
+			if r.Outcome != reason.RolledBack || r.Code != reason.PrecheckFailed {
+				t.Errorf("%+v", r)
+			}
+			if diff := cmp.Diff(c.calls, p.calls); diff != "" {
+				t.Error(diff)
+			}
+			w.wantTree(before, "afterwards")
+		})
+	}
+}
+
+// A transaction without steps leaves the process alone, and its build can be returned to.
+func TestBuildWithoutChanges(t *testing.T) {
+	w := newWorld(t, oldTree)
+	before := w.tree()
+	p := &proc{up: true}
+	tx, err := w.a.Stage(t.Context(), nil, &Plan{}, Patch{ID: "1", Build: 2, FromBuild: 1})
+	must(t, err)
+	r, err := tx.Apply(t.Context(), p)
+	must(t, err)
+	must(t, tx.Close())
+	if r.Outcome != reason.Applied {
+		t.Errorf("%+v", r)
+	}
+	r, err = w.back(1, false, p)
+	must(t, err)
+	if r.Code != reason.Requested || len(p.calls) > 0 {
+		t.Errorf("%+v, %v", r, p.calls)
+	}
+	w.wantTree(before, "afterwards")
+}
+
+// Who confirms a committed transaction and is interrupted counts, who ends in order
+// does not.
+func TestConfirmationsAreCounted(t *testing.T) {
+	w := newWorld(t, oldTree)
+	pkg := pack(t, true, newItems...)
+	plan, err := w.a.Plan(t.Context(), pkg)
+	must(t, err)
+	tx, err := w.a.Stage(t.Context(), pkg, plan, Patch{ID: "1", Warm: true})
+	must(t, err)
+	must(t, tx.Commit())
+	for i, paused := range []bool{false, true, false, false} {
+		if want := []int{0, 1, 1, 2}[i]; tx.Interrupted() != want {
+			t.Errorf("agent %d: %d interruptions, want %d", i, tx.Interrupted(), want)
+		}
+		if paused {
+			tx.Pause()
+		}
+		w.a.Close()
+		w.open()
+		tx, err = w.a.Recover(t.Context(), &proc{})
+		must(t, err)
+	}
+	r := tx.RollBack(t.Context(), &proc{up: true}, reason.Errorf(reason.Interrupted, "too often"))
+	if r.Outcome != reason.RolledBack || r.Code != reason.Interrupted {
+		t.Errorf("%+v", r)
+	}
+}
+
+// An agent that is killed while it undoes a cold patch leaves a process on the new
+// files; the next one stops it before it goes on undoing.
+func TestRecoveryStopsWhatRunsOnTheNewFiles(t *testing.T) {
+	for _, warm := range []bool{true, false} {
+		w := newWorld(t, oldTree)
+		before := w.tree()
+		pkg := pack(t, warm, newItems...)
+		plan, err := w.a.Plan(t.Context(), pkg)
+		must(t, err)
+		tx, err := w.a.Stage(t.Context(), pkg, plan, Patch{ID: "1", Warm: warm})
+		must(t, err)
+		must(t, tx.Commit())
+		must(t, tx.begin(reason.Errorf(reason.Unhealthy, "ill")))
+		w.a.Close()
+		w.open()
+		p := &proc{up: true, seen: func() { w.wantTree(before, "when the process looks,") }}
+		tx, err = w.a.Recover(t.Context(), p)
+		must(t, err)
+		tx.Return(t.Context(), p)
+		want := []string{"stop", "start rollback"}
+		if warm {
+			want = []string{"reload rollback"}
+		}
+		if diff := cmp.Diff(want, p.calls); diff != "" {
+			t.Error(diff)
+		}
+		if r := tx.Undone(); r.Code != reason.Unhealthy || r.Detail != "ill" {
+			t.Errorf("%+v", r)
+		}
+	}
+}

@@ -201,7 +201,7 @@ func (p *placer) choose() error {
 			continue
 		}
 		p.c.place = name
-		return p.c.Save(false)
+		return p.c.Save(true) // a record that is lost now would make a new drop of this one
 	}
 }
 

@@ -224,6 +224,9 @@ func (p *placer) moveIn() error {
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
+		if p.isCopy(p.in(p.c.place)) { // of one rename, a power loss left both names
+			return os.Remove(p.caught())
+		}
 		p.c.place = "" // somebody else took the name
 	}
 }

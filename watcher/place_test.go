@@ -219,6 +219,11 @@ func TestPlaceAfterInterruption(t *testing.T) {
 			chosen(s, c)
 			s.must(os.Rename(s.path("a.zip"), s.path("rejected/a.zip")))
 		},
+		"moved, and both names left": func(s *stage, c *Claim) {
+			s.must(os.Rename(s.path("a.zip"), caught(s, c)))
+			chosen(s, c)
+			s.must(os.Link(caught(s, c), s.path("rejected/a.zip")))
+		},
 		"moved with its sidecar": func(s *stage, c *Claim) {
 			chosen(s, c)
 			s.must(os.Rename(s.path("a.zip"), s.path("rejected/a.zip")))

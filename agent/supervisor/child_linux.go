@@ -161,7 +161,7 @@ func (c *child) wait() {
 	_ = unix.Kill(-c.pid, unix.SIGKILL)
 	_ = c.cmd.Wait() // the status is in ProcessState; there are no pipes to fail
 	c.exit = exitStatus{c.cmd.ProcessState}
-	awaitGroup(c.pid)
+	awaitGroup(c.record)
 }
 
 // signal sends to the process itself.

@@ -9,15 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// goneTime bounds the wait for killed members of a group to be gone; longer than
-// that they are zombies that nobody reaps, and hold nothing any more.
+// goneTime bounds the wait for killed members of a group to be gone.
 const goneTime = time.Second
 
-// awaitGroup returns when no member of the group is left: what they held, such as
-// a port, is free then.
-func awaitGroup(pgid int) {
+// awaitGroup returns when no living member of the group is left: what they held,
+// such as a port, is free then. Ended ones may stay listed for long, where nobody
+// asks for their status.
+func awaitGroup(r recorded) {
 	for began := time.Now(); time.Since(began) < goneTime; time.Sleep(time.Millisecond) {
-		if errors.Is(unix.Kill(-pgid, 0), unix.ESRCH) {
+		if errors.Is(unix.Kill(-r.PID, 0), unix.ESRCH) {
+			return
+		}
+		members, err := membersOf(r)
+		for _, fd := range members {
+			_ = unix.Close(fd)
+		}
+		if err == nil && len(members) == 0 {
 			return
 		}
 	}

@@ -71,7 +71,7 @@ func spawn(opts Options) (*child, error) {
 		return nil, err
 	}
 	w.close()
-	go c.wait()
+	go c.wait(c.record)
 	return c, nil
 }
 
@@ -153,7 +153,7 @@ func credentialOf(name string) (*syscall.Credential, error) {
 
 // wait is the process's one waiter. The group is killed while the ended process is
 // still unreaped, so that its number cannot have been given to another.
-func (c *child) wait() {
+func (c *child) wait(r recorded) {
 	defer close(c.done)
 	var info unix.Siginfo
 	for unix.Waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
@@ -161,7 +161,7 @@ func (c *child) wait() {
 	_ = unix.Kill(-c.pid, unix.SIGKILL)
 	_ = c.cmd.Wait() // the status is in ProcessState; there are no pipes to fail
 	c.exit = exitStatus{c.cmd.ProcessState}
-	awaitGroup(c.record)
+	awaitGroup(r)
 }
 
 // signal sends to the process itself.

@@ -312,6 +312,26 @@ func TestEveryStepFails(t *testing.T) {
 	}
 }
 
+// A patch that is interrupted again and again is given up: before its commit at the
+// third time, after it when six agents have ended while they confirmed it.
+func TestInterruptedTooOften(t *testing.T) {
+	bin := programs(t)
+	for step, times := range map[string]int{"commit": maxAttempts, "precheck": maxConfirms + 1} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, bin, "new", true)
+			before := s.tree()
+			s.drop()
+			for range times {
+				if crashed, _ := s.run(step+" kill once", false); !crashed {
+					t.Fatalf("it was given up too early:\n%s", s.log())
+				}
+			}
+			s.judge("in the end", before, "rolled-back interrupted", "start old|told old")
+		})
+	}
+}
+
 // A rollback by hand, by a running agent or without one, is killed at each of its
 // steps: it is made or not, nothing in between, and can be asked for again.
 func TestKilledInARollback(t *testing.T) {

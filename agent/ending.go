@@ -104,16 +104,28 @@ func (a *agent) record(e *ending) error {
 	return nil
 }
 
-// install puts the build on record that a transaction has left in the tree.
+// install puts the build on record that a transaction has left in the tree. One that
+// was undone may be on record already, if the agent was killed after that.
 func (a *agent) install(e *ending) error {
-	if e.tx == nil || e.tx.State() != journal.Committed || e.tx.Plan().Build == a.installed.Build {
+	if e.tx == nil || e.receipt.Outcome == reason.Failed {
+		return nil
+	}
+	plan := e.tx.Plan()
+	build := plan.Build
+	if e.tx.State() != journal.Committed {
+		if a.installed.Build != plan.Build {
+			return nil
+		}
+		build = plan.FromBuild
+	}
+	if build == a.installed.Build {
 		return nil
 	}
 	if err := a.reach("installed"); err != nil {
 		return err
 	}
 	next := a.installed
-	next.Build = e.tx.Plan().Build
+	next.Build = build
 	if err := next.Save(a.cfg.State.Dir); err != nil {
 		return err
 	}

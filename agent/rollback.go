@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -40,17 +41,22 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 		return no(exitLater, "cannot roll back yet: the outcome of the last patch cannot be written down; see the log")
 	}
 	if a.trial != nil {
-		from := a.trial.tx.Plan().FromBuild
+		if from := a.trial.tx.Plan().FromBuild; ask.To != nil && *ask.To != from && !a.keeps(*ask.To) {
+			return no(exitRejected, "cannot roll back to build %d: it is not kept; build %d, before the patch on probation, is", *ask.To, from)
+		}
 		r := a.condemn(ctx, reason.Errorf(reason.Requested, "an operator asked for it"))
-		if r.Outcome != reason.RolledBack || ask.To == nil || *ask.To == from {
+		switch {
+		case r.Outcome != reason.RolledBack || ask.To == nil || *ask.To == r.FromBuild:
 			return a.answerOf(r)
+		case a.unrecorded():
+			return no(exitLater, "build %d is installed again, and going on to %d has to wait: the outcome cannot be written down; see the log", r.FromBuild, *ask.To)
 		}
 	}
 	if ask.To != nil && *ask.To == a.installed.Build {
 		return no(exitRejected, "cannot roll back to build %d: it is installed", *ask.To)
 	}
 	began := time.Now()
-	back, err := a.applier.PlanBack(ctx, ask.To, ask.Force)
+	back, err := a.applier.PlanBack(ctx, a.installed.Build, ask.To, ask.Force)
 	if err == nil {
 		err = a.applier.Space(back.Plan, 0)
 	}
@@ -60,7 +66,10 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	for _, note := range back.Notes {
 		a.log.Info("about the tree", "note", note)
 	}
-	tx, err := a.applier.Stage(ctx, nil, back.Plan, applier.Patch{ID: rollbackID(), Warm: back.Warm, Build: back.Build, FromBuild: a.installed.Build})
+	tx, err := a.applier.Stage(ctx, nil, back.Plan, applier.Patch{
+		ID: rollbackID(), Warm: back.Warm, Build: back.Build, FromBuild: a.installed.Build,
+		Note: reason.Line(strings.Join(append([]string{"went back over " + strings.Join(back.Patches, ", ")}, back.Notes...), "; ")),
+	})
 	if err != nil {
 		return refusal(err)
 	}
@@ -68,15 +77,17 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	if err != nil {
 		return no(exitFailed, "the agent is ending: %v", err)
 	}
-	if result.Code == reason.Requested {
-		result.Detail = strings.Join(append([]string{"went back over " + strings.Join(back.Patches, ", ")}, back.Notes...), "; ")
-		if dir := tx.AsideDir(); back.PutsAside() {
-			result.Detail += "; what had been changed by hand is in " + dir
-		}
+	if dir := tx.AsideDir(); result.Code == reason.Requested && back.PutsAside() {
+		result.Detail += "; what had been changed by hand is in " + dir
 	}
 	r := a.conclude(&trial{tx: tx, receipt: a.receiptOfTx(tx, nil), began: began}, result)
 	a.keepUp()
 	return a.answerOf(r)
+}
+
+func (a *agent) keeps(build int64) bool {
+	builds, _ := a.applier.Builds()
+	return slices.ContainsFunc(builds, func(b applier.Build) bool { return b.Build == build })
 }
 
 // rollbackID is like a claim's: it begins with the time.

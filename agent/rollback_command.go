@@ -50,8 +50,12 @@ func rollbackCommand(file *string, io Program) *cobra.Command {
 // agent has left running is taken over for as long as that takes, and left running;
 // where there is none, none is started.
 func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask rollback) (answer, error) {
-	if _, err := os.Stat(cfg.State.Dir); err != nil {
+	info, err := os.Stat(cfg.State.Dir)
+	if err != nil {
 		return no(exitRejected, "cannot roll back: there is no state.dir, so no patch has been applied: %v", err), nil
+	}
+	if owner, own := config.OwnedByUs(info); !own {
+		return answer{}, fmt.Errorf("cannot roll back: %s belongs to %s, whose agent could not go on after that; run this command as that user", cfg.State.Dir, owner)
 	}
 	log, sink, err := newLogger(cfg.Log, io.Err)
 	if err != nil {
@@ -62,7 +66,7 @@ func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask roll
 	if err := makeFolders(cfg); err != nil {
 		return answer{}, err
 	}
-	if err := a.openState(); err != nil {
+	if err := a.openState(ctx, "rollback"); err != nil {
 		if _, locked := errors.AsType[*applier.LockedError](err); locked {
 			return no(exitLater, "cannot roll back now: an agent works with %s, and takes no requests yet; ask again in a moment", cfg.State.Dir), nil
 		}
@@ -86,6 +90,9 @@ func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask roll
 		return answer{}, err
 	}
 	a.process.absent = !a.process.Up()
+	// From here on it is not cut short: nobody would go on with what is left but the
+	// next agent, which may be long in coming.
+	ctx = context.WithoutCancel(ctx)
 	if _, err := a.recover(ctx); err != nil {
 		return answer{}, err
 	}

@@ -57,6 +57,12 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 	defer timer.Stop()
 	for {
 		timer.Reset(a.step(ctx))
+		select { // what an operator asks for comes before the next patch
+		case r := <-w.asked:
+			r.answer <- a.rollBack(ctx, r.ask)
+			continue
+		default:
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -75,17 +81,16 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 	}
 }
 
-// step takes in what is in the folder and gives each patch its turn, one after
-// the other. It returns after how long it must run again, whatever happens.
+// step takes in what is in the folder and gives the next patch its turn. It returns
+// after how long it must run again, whatever happens.
 func (a *agent) step(ctx context.Context) time.Duration {
-	for {
-		again := a.collect(ctx)
-		p, wait := a.next(time.Now())
-		if p == nil || ctx.Err() != nil {
-			return min(again, wait)
-		}
-		a.turn(ctx, p)
+	again := a.collect(ctx)
+	p, wait := a.next(time.Now())
+	if p == nil || ctx.Err() != nil {
+		return min(again, wait)
 	}
+	a.turn(ctx, p)
+	return 0
 }
 
 // collect finishes what is still to be put away, then claims and verifies what is
@@ -247,7 +252,7 @@ func (a *agent) patchOf(ctx context.Context, p *patch, plan *applier.Plan) appli
 		return to
 	}
 	if err := a.process.Sick(ctx); err != nil && ctx.Err() == nil {
-		to.Sick = reason.Line("the process was not healthy before the patch: " + err.Error())
+		to.Sick, to.Note = true, reason.Line("the process was not healthy before the patch: "+err.Error())
 		a.log.Warn("the process is not healthy, before the patch already", "patch", p.claim.Name, "error", err)
 	}
 	return to

@@ -63,7 +63,7 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	if err := makeFolders(a.cfg); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	if err := a.openState(); err != nil {
+	if err := a.openState(ctx, ""); err != nil {
 		return err
 	}
 	defer a.closeState()
@@ -120,6 +120,9 @@ func (a *agent) goOn(ctx context.Context) error {
 	return a.resume(ctx, claims)
 }
 
+// lockPause is how often the lock is asked for while a rollback has it.
+const lockPause = 50 * time.Millisecond
+
 // makeFolders refuses folders that others could write to, and creates the patch
 // folder and the state folder if they are missing.
 func makeFolders(cfg *config.Config) error {
@@ -135,14 +138,29 @@ func makeFolders(cfg *config.Config) error {
 	return nil
 }
 
-// openState opens everything in the state folder; the lock comes first.
-func (a *agent) openState() error {
-	var err error
+// openState opens everything in the state folder; the lock comes first. purpose is
+// empty for an agent, which waits for the end of a rollback that works without one.
+func (a *agent) openState(ctx context.Context, purpose string) error {
 	opts := applierOptions(a.cfg, a.log.Named("applier"))
-	opts.Fault = a.fault
-	if a.applier, err = applier.Open(opts); err != nil {
-		return err
+	opts.Fault, opts.Purpose = a.fault, purpose
+	for said := false; ; said = true {
+		var err error
+		if a.applier, err = applier.Open(opts); err == nil {
+			break
+		}
+		locked, is := errors.AsType[*applier.LockedError](err)
+		if !is || locked.Purpose == "" || purpose != "" || ctx.Err() != nil {
+			return err
+		}
+		if !said {
+			a.log.Info("waiting for the end of a "+locked.Purpose, "pid", locked.PID)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(lockPause):
+		}
 	}
+	var err error
 	a.folder = watcher.NewFolder(folderOptions(a.cfg, a.log.Named("watcher")))
 	if a.receipts, err = record.OpenReceipts(a.cfg.State.Dir); err != nil {
 		a.closeState()

@@ -43,7 +43,7 @@ func (a *agent) confirmed(ctx context.Context, t *trial) {
 		Strategy: applier.StrategyName(plan.Warm), Root: a.cfg.Target.Root}
 	a.log.Info("patch on probation", "patch", plan.Patch, "build", plan.Build, "window", a.cfg.Target.Health.Window.String())
 	a.trial = t
-	t.watch.Go(func() { t.verdict <- a.process.Watch(ctx, event.Env(), plan.Sick != "") })
+	t.watch.Go(func() { t.verdict <- a.process.Watch(ctx, event.Env(), plan.Sick) })
 }
 
 // eventHealth is PATCHAGENT_EVENT of the health command.

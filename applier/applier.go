@@ -105,6 +105,7 @@ type Options struct {
 	Protect []string // globs relative to Root that no patch may touch
 	Guard   []string // absolute files and folders that no patch may touch
 	Keep    int      // builds that can be returned to
+	Purpose string   // of whoever takes the lock; empty for an agent
 	Log     hclog.Logger
 
 	// Fault, if set, is called before each step with its name; an error makes the
@@ -121,7 +122,8 @@ type Applier struct {
 	root     *os.Root
 	state    *os.File
 	lock     *os.File
-	exchange bool
+	exchange bool // the filesystem swaps two names in one call
+	probed   bool // that is known
 }
 
 // The applier's places in the state folder.
@@ -164,12 +166,12 @@ func Open(opts Options) (_ *Applier, err error) {
 			a.Close()
 		}
 	}()
-	for _, dir := range []string{opts.State, filepath.Join(opts.State, txName), filepath.Join(opts.State, buildsName)} {
+	for _, dir := range []string{opts.State, filepath.Join(opts.State, buildsName)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("cannot create the state folder: %w", err)
 		}
 	}
-	if a.lock, err = takeLock(filepath.Join(opts.State, lockName)); err != nil {
+	if a.lock, err = takeLock(filepath.Join(opts.State, lockName), opts.Purpose); err != nil {
 		return nil, err
 	}
 	for _, dir := range []string{opts.State, filepath.Dir(opts.State)} {
@@ -183,9 +185,8 @@ func Open(opts Options) (_ *Applier, err error) {
 	if err := a.sameDevice(); err != nil {
 		return nil, err
 	}
-	a.exchange = a.canExchange()
-	if !a.exchange {
-		a.log.Info("the filesystem cannot exchange two names, files are replaced by link and rename", "folder", opts.State)
+	if err := a.probe(); err != nil {
+		a.log.Warn("cannot find out yet what the filesystem can do", "folder", opts.State, "error", err)
 	}
 	return a, nil
 }
@@ -205,6 +206,9 @@ func (a *Applier) Close() {
 type LockedError struct {
 	Path string
 	PID  string // of the holder, as far as it is known
+
+	// Purpose is what the holder does, if it is no agent: it ends soon.
+	Purpose string
 }
 
 func (e *LockedError) Error() string {
@@ -232,21 +236,27 @@ func (a *Applier) sameDevice() error {
 	return nil
 }
 
-func (a *Applier) canExchange() bool {
-	dir := filepath.Join(a.opts.State, probeName)
-	defer func() { _ = os.RemoveAll(dir) }()
-	names := [2]string{"a", "b"}
+// probe finds out whether names can be swapped, if that is not known yet.
+func (a *Applier) probe() error {
+	if a.probed {
+		return nil
+	}
+	names := [2]string{probeName + "-a", probeName + "-b"}
+	defer func() {
+		for _, name := range names {
+			_ = os.Remove(filepath.Join(a.opts.State, name))
+		}
+	}()
 	for _, name := range names {
-		if os.MkdirAll(filepath.Join(dir, name), 0o700) != nil {
-			return false
+		if err := os.WriteFile(filepath.Join(a.opts.State, name), nil, 0o600); err != nil {
+			return err
 		}
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return false
+	a.exchange, a.probed = exchange(a.state, names[0], a.state, names[1]) == nil, true
+	if !a.exchange {
+		a.log.Info("the filesystem cannot exchange two names, files are replaced by link and rename", "folder", a.opts.State)
 	}
-	defer d.Close()
-	return exchange(d, names[0], d, names[1]) == nil
+	return nil
 }
 
 func (a *Applier) fault(format string, args ...any) error {

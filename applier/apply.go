@@ -85,7 +85,7 @@ func (tx *Tx) conclude(ctx context.Context, p Process, err error) (Result, error
 
 // Done is the result of a transaction that stays committed.
 func (tx *Tx) Done() Result {
-	r := Result{Outcome: reason.Applied, Detail: tx.j.Plan.Sick, Downtime: tx.down}
+	r := Result{Outcome: reason.Applied, Detail: tx.j.Plan.Note, Downtime: tx.down}
 	if tx.j.Plan.Back() {
 		r.Outcome, r.Code = reason.RolledBack, reason.Requested
 	}
@@ -207,7 +207,7 @@ func (tx *Tx) up() {
 
 func (tx *Tx) event(name string) Event {
 	plan := tx.j.Plan
-	if plan.Back() {
+	if plan.Back() && name != EventPrecheck {
 		name = EventRollback
 	}
 	return Event{Name: name, Patch: plan.Patch, Build: plan.Build, FromBuild: plan.FromBuild, Strategy: tx.strategy().name(), Root: tx.a.opts.Root}

@@ -218,6 +218,7 @@ func TestBuildWithoutChanges(t *testing.T) {
 	if r.Outcome != reason.Applied {
 		t.Errorf("%+v", r)
 	}
+	w.build = 2
 	r, err = w.back(1, false, p)
 	must(t, err)
 	if r.Code != reason.Requested || len(p.calls) > 0 {

@@ -41,12 +41,12 @@ func (m *Misfit) Error() string {
 		"with --force they are replaced all the same, and kept aside", len(m.Places), strings.Join(m.Places, "; "))
 }
 
-// PlanBack plans the way back over the last patch, or as far as the build to, from
-// the kept builds. It touches nothing. The error wraps ErrNoBuild, or is a *Misfit,
+// PlanBack plans the way back from the installed build over the last patch, or as far
+// as the build to, from the kept builds. It touches nothing. The error wraps ErrNoBuild, or is a *Misfit,
 // which force overrides: what is in the way then goes aside when the rollback is
 // done.
-func (a *Applier) PlanBack(ctx context.Context, to *int64, force bool) (*Back, error) {
-	over, err := a.over(to)
+func (a *Applier) PlanBack(ctx context.Context, installed int64, to *int64, force bool) (*Back, error) {
+	over, err := a.over(installed, to)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +66,9 @@ func (a *Applier) PlanBack(ctx context.Context, to *int64, force bool) (*Back, e
 			}
 		}
 	}
+	if err := b.conflict(); err != nil {
+		return nil, err
+	}
 	if err := b.steps(ctx); err != nil {
 		return nil, err
 	}
@@ -77,8 +80,11 @@ func (a *Applier) PlanBack(ctx context.Context, to *int64, force bool) (*Back, e
 }
 
 // over returns the kept builds from the newest to the one to return to.
-func (a *Applier) over(to *int64) ([]Build, error) {
+func (a *Applier) over(installed int64, to *int64) ([]Build, error) {
 	builds, err := a.Builds()
+	if len(builds) > 0 && builds[0].By != installed {
+		return nil, fmt.Errorf("%w: the kept builds lead back from build %d, and build %d is on record as installed", ErrNoBuild, builds[0].By, installed)
+	}
 	if len(builds) > 0 && to == nil {
 		return builds[:1], nil
 	}
@@ -176,6 +182,20 @@ func lookKept(file string) (*journal.Object, error) {
 	return o, err
 }
 
+// conflict refuses to put steps together of which some have a place as a file and
+// others as a folder.
+func (b *backPlanner) conflict() error {
+	isFile := func(o *journal.Object) bool { return o != nil && !o.Mode.IsDir() }
+	for name := range b.places {
+		for up := path.Dir(name); up != "."; up = path.Dir(up) {
+			if r := b.places[up]; r != nil && (isFile(r.have) || isFile(r.want)) {
+				return drift("%s was a file and a folder in the builds between; go back one build at a time", up)
+			}
+		}
+	}
+	return nil
+}
+
 // steps plans every place: folders that come back first, for what goes into them.
 func (b *backPlanner) steps(ctx context.Context) error {
 	var names, folders []string
@@ -223,7 +243,7 @@ func (b *backPlanner) revert(name string, r *revert) error {
 	if live != nil && r.want != nil && live.Object == *r.want {
 		return nil // as it was already
 	}
-	if !fits {
+	if sameFolder := live != nil && live.Mode.IsDir() && r.want != nil && r.want.Mode.IsDir(); !fits && !sameFolder {
 		b.misfit("%s", misfitText(name, r.have, live))
 	}
 	switch {
@@ -231,8 +251,9 @@ func (b *backPlanner) revert(name string, r *revert) error {
 		return nil
 	case live == nil:
 		return b.bringBack(name, r)
-	case live.Mode.IsDir() && (r.want == nil || !fits):
-		return drift("%s is a folder by now, and was none", name)
+	case live.Mode.IsDir() && r.want != nil && r.want.Mode.IsDir():
+		b.note("the folder %s has another mode than it had, and keeps it", name)
+		return nil
 	case r.want == nil:
 		b.plan.Counts.Deleted++
 		b.goes[name] = true

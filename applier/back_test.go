@@ -34,6 +34,7 @@ func (w *world) patched(packages ...*manifest.Package) []map[string]string {
 			w.t.Fatalf("build %d: %+v", n+1, r)
 		}
 		must(w.t, tx.Close())
+		w.build = n + 1
 		trees = append(trees, w.tree())
 	}
 	return trees
@@ -41,7 +42,7 @@ func (w *world) patched(packages ...*manifest.Package) []map[string]string {
 
 // stageBack plans and stages the way back.
 func (w *world) stageBack(to int64, force bool) (*Tx, error) {
-	back, err := w.a.PlanBack(w.t.Context(), &to, force)
+	back, err := w.a.PlanBack(w.t.Context(), w.build, &to, force)
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +58,9 @@ func (w *world) back(to int64, force bool, p Process) (Result, error) {
 	r, err := tx.Apply(w.t.Context(), p)
 	if err == nil {
 		err = tx.Close()
+	}
+	if r.Code == reason.Requested {
+		w.build = to
 	}
 	return r, err
 }

@@ -80,7 +80,7 @@ func BenchmarkTransaction(b *testing.B) {
 					must(b, tx.Commit())
 					must(b, tx.Close())
 					b.StartTimer()
-					back, err := w.a.PlanBack(b.Context(), nil, false)
+					back, err := w.a.PlanBack(b.Context(), 1, nil, false)
 					must(b, err)
 					tx, err = w.a.Stage(b.Context(), nil, back.Plan, Patch{ID: "back"})
 					must(b, err)

@@ -30,9 +30,9 @@ type Build struct {
 // goingPrefix begins the name of a kept build that is being removed.
 const goingPrefix = "."
 
-// Builds returns the kept builds, newest first. After an error the list ends before
-// the build that cannot be read: what is behind it cannot be reached either. It
-// needs no lock.
+// Builds returns the kept builds, newest first, each of which was replaced by the one
+// before it in the list. After an error the list ends before the build that cannot be
+// read: what is behind it cannot be reached either. It needs no lock.
 func (a *Applier) Builds() ([]Build, error) {
 	names, err := a.buildNames()
 	if err != nil {
@@ -43,6 +43,9 @@ func (a *Applier) Builds() ([]Build, error) {
 		plan, err := journal.Read(filepath.Join(a.opts.State, buildsName, name, journalName))
 		if err != nil {
 			return all, fmt.Errorf("cannot use a kept build: %w", err)
+		}
+		if n := len(all); n > 0 && all[n-1].Build != plan.Build || !a.ownRoot(plan) {
+			break // what is between the two is not known, so neither is the way back
 		}
 		all = append(all, Build{Build: plan.FromBuild, Replaced: plan.Started, By: plan.Build, Patch: plan.Patch, Warm: plan.Warm, name: name, plan: plan})
 	}
@@ -79,15 +82,15 @@ func (tx *Tx) Close() error {
 		if !tx.j.Plan.Back() && tx.a.opts.Keep > 0 {
 			return tx.keep()
 		}
-		if err := tx.putAside(); err != nil {
-			return err
-		}
-		if err := tx.a.forget(tx.j.Plan.Undoes); err != nil {
+		if err := tx.forgetBuilds(); err != nil {
 			return err
 		}
 		if err := tx.a.fault("remove journal"); err != nil {
 			return err
 		}
+	}
+	if err := tx.putAside(); err != nil {
+		return err
 	}
 	if err := tx.j.Remove(); err != nil {
 		return err
@@ -95,6 +98,20 @@ func (tx *Tx) Close() error {
 	_ = tx.stage.Close()
 	tx.a.clean()
 	return nil
+}
+
+// forgetBuilds removes the kept builds that lead back from a build that is no longer
+// there: those that a rollback by hand has used up, or all, where this patch is not
+// kept.
+func (tx *Tx) forgetBuilds() error {
+	names := tx.j.Plan.Undoes
+	if !tx.j.Plan.Back() {
+		var err error
+		if names, err = tx.a.buildNames(); err != nil {
+			return err
+		}
+	}
+	return tx.a.forget(names)
 }
 
 // keep makes the folder of the transaction a kept build.
@@ -127,25 +144,27 @@ func (tx *Tx) keep() error {
 	return nil
 }
 
-// putAside moves the files that were made by hand out of the stage.
+// putAside moves what is in the stage and is nobody's else, out of it: files that were
+// changed by hand, or by the process, after a patch or while it was stopped.
 func (tx *Tx) putAside() error {
 	moved := false
 	for _, s := range tx.j.Plan.Steps {
-		if !s.Aside {
-			continue
-		}
-		from := tx.stagePath(s.Stage)
-		if s.Kind == journal.StepReplace && !tx.j.Plan.Exchange {
-			from += oldSuffix
-		}
-		to := filepath.Join(tx.AsideDir(), filepath.FromSlash(s.Path))
-		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		names, err := tx.strays(s)
+		if err != nil {
 			return fmt.Errorf("cannot put %s aside: %w", s.Path, err)
 		}
-		if err := os.Rename(from, to); err != nil && !isNotExist(err) {
-			return fmt.Errorf("cannot put %s aside: %w", s.Path, err)
+		for _, name := range names {
+			to := filepath.Join(tx.AsideDir(), filepath.FromSlash(s.Path))
+			err := os.MkdirAll(filepath.Dir(to), 0o700)
+			if err == nil {
+				err = os.Rename(tx.stagePath(name), to)
+			}
+			if err != nil {
+				return fmt.Errorf("cannot put %s aside: %w", s.Path, err)
+			}
+			tx.a.log.Warn("a file that the rollback replaced is kept aside", "file", to)
+			moved = true
 		}
-		moved = true
 	}
 	if !moved {
 		return nil
@@ -154,6 +173,47 @@ func (tx *Tx) putAside() error {
 		return err
 	}
 	return syncFilesystem(tx.a.state)
+}
+
+// strays are the names in the stage of what a step has taken out of the tree and is
+// neither the old nor the new file of the plan.
+func (tx *Tx) strays(s journal.Step) ([]string, error) {
+	own, name := s.New, s.Stage // an undone step has its new file back
+	if tx.State() == journal.Committed {
+		if !tx.j.Plan.Back() {
+			return nil, nil
+		}
+		if own = s.Old; s.Kind == journal.StepReplace && !tx.j.Plan.Exchange {
+			name += oldSuffix
+		}
+	}
+	var strays []string
+	for _, name := range []string{name, s.Stage + asideSuffix} {
+		info, err := os.Lstat(tx.stagePath(name))
+		if isNotExist(err) || s.Stage == "" {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		is := false
+		if !s.Aside && !strings.HasSuffix(name, asideSuffix) {
+			if is, err = tx.stageIs(own, name); err != nil {
+				return nil, err
+			}
+		}
+		if is && info.IsDir() {
+			inside, err := os.ReadDir(tx.stagePath(name))
+			if err != nil {
+				return nil, err
+			}
+			is = len(inside) == 0
+		}
+		if !is {
+			strays = append(strays, name)
+		}
+	}
+	return strays, nil
 }
 
 // AsideDir is where Close puts the files that were made by hand and that a forced

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,10 +18,11 @@ import (
 // it was about to start holds it until that is executed.
 const lockTime = 2 * time.Second
 
-// holder is the pid in the lock, as text.
-func holder(path string) string {
+// holder is what is in the lock: a pid, as text, and a purpose.
+func holder(path string) (pid, purpose string) {
 	text, _ := os.ReadFile(path)
-	return string(bytes.TrimSpace(text))
+	pid, purpose, _ = strings.Cut(strings.TrimSpace(string(text)), " ")
+	return pid, purpose
 }
 
 // ended says whether the process of that number has ended; one that nobody has asked
@@ -36,7 +38,7 @@ func ended(pid string) bool {
 
 // takeLock takes the file's lock, which ends with the process however it ends,
 // and writes the pid into it for whoever finds it taken.
-func takeLock(path string) (*os.File, error) {
+func takeLock(path, purpose string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock the state folder: %w", err)
@@ -46,18 +48,18 @@ func takeLock(path string) (*os.File, error) {
 		if err == nil {
 			break
 		}
-		pid := holder(path)
+		pid, doing := holder(path)
 		if errors.Is(err, unix.EWOULDBLOCK) && time.Since(began) < lockTime && ended(pid) {
 			continue
 		}
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, &LockedError{Path: path, PID: pid}
+			return nil, &LockedError{Path: path, PID: pid, Purpose: doing}
 		}
 		return nil, fmt.Errorf("cannot lock the state folder: %w", err)
 	}
 	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+		_, _ = f.WriteAt([]byte(strings.TrimSpace(strconv.Itoa(os.Getpid())+" "+purpose)+"\n"), 0)
 	}
 	return f, nil
 }

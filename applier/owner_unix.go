@@ -47,6 +47,17 @@ func device(info fs.FileInfo) uint64 {
 	return 0
 }
 
+// inode is the number of a file on its filesystem.
+func inode(info fs.FileInfo) uint64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return st.Ino
+	}
+	return 0
+}
+
+// notDir: something on the way to a file is a file itself.
+func notDir(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
+
 func notEmpty(err error) bool {
 	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
 }

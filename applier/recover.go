@@ -30,6 +30,11 @@ func (a *Applier) Recover(ctx context.Context, p Process) (*Tx, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !a.ownRoot(j.Plan) {
+		j.Close()
+		return nil, fmt.Errorf("cannot go on with the interrupted patch %s: it was begun in %s, and target.root is %s now; set it back, start the agent once, then change it",
+			j.Plan.Patch, j.Plan.Root, a.realRoot)
+	}
 	tx, err := a.openTx(j)
 	if err == nil {
 		err = tx.recover(ctx, p)

@@ -26,7 +26,8 @@ type Patch struct {
 	Warm      bool
 	Build     int64
 	FromBuild int64
-	Sick      string // why the process was unhealthy before; "" if it was not
+	Sick      bool   // the process was not healthy before
+	Note      string // what is to be said of it when it is done
 }
 
 // copyBuffer is how much of a payload is written at once.
@@ -72,6 +73,9 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 		}
 	}()
 	a.clean()
+	if err := a.probe(); err != nil {
+		return nil, systemError(ctx, err, "cannot stage the new files")
+	}
 	stage, err := a.makeStage()
 	if err != nil {
 		return nil, systemError(ctx, err, "cannot stage the new files")
@@ -90,7 +94,7 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 	}
 	draft, err := journal.NewDraft(a.journalPath(), journal.Plan{
 		ID: patch.ID, Patch: patch.Name, Warm: patch.Warm, Build: patch.Build, FromBuild: patch.FromBuild,
-		Started: time.Now(), Sick: patch.Sick, Undoes: plan.undoes, Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
+		Started: time.Now(), Root: a.realRoot, RootIno: a.rootInode(), Sick: patch.Sick, Note: patch.Note, Undoes: plan.undoes, Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
 	})
 	if err == nil {
 		err = a.syncStage(stage, draft)
@@ -109,6 +113,19 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 		return nil, systemError(ctx, err, "cannot begin")
 	}
 	return &Tx{a: a, j: j, stage: stage}, nil
+}
+
+func (a *Applier) rootInode() uint64 {
+	info, err := a.root.Stat(".")
+	if err != nil {
+		return 0
+	}
+	return inode(info)
+}
+
+// ownRoot says whether a plan was made for this tree, which may have been moved.
+func (a *Applier) ownRoot(p journal.Plan) bool {
+	return p.Root == a.realRoot || p.RootIno == a.rootInode()
 }
 
 // makeStage makes the folder of a transaction. The last one took its own with it.

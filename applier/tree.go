@@ -27,7 +27,7 @@ const keptMode = fs.ModeType | fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.
 // a folder or a symbolic link is drift: no patch means to replace a device.
 func (a *Applier) look(place string) (*found, error) {
 	info, err := a.root.Lstat(place)
-	if isNotExist(err) {
+	if isNotExist(err) || notDir(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -133,17 +133,22 @@ func (a *Applier) folderAt(real, name string) (folder, error) {
 }
 
 // matches says whether an object in the stage or the tree is the one that was
-// planned. Content is compared only where kind, mode and size agree.
-func matches(want *journal.Object, info fs.FileInfo, sum func() (string, error)) (bool, error) {
+// planned. Content is compared only where kind, mode and size agree: content returns
+// the digest of a file, and where a symbolic link leads.
+func matches(want *journal.Object, info fs.FileInfo, content func() (string, error)) (bool, error) {
 	if want == nil || info.Mode()&keptMode != want.Mode {
 		return false, nil
 	}
-	if !info.Mode().IsRegular() {
+	switch {
+	case info.Mode().Type() == fs.ModeSymlink:
+		got, err := content()
+		return err == nil && got == want.Link, err
+	case !info.Mode().IsRegular():
 		return true, nil
-	}
-	if info.Size() != want.Size {
+	case info.Size() != want.Size:
 		return false, nil
+	default:
+		got, err := content()
+		return err == nil && got == want.SHA256, err
 	}
-	got, err := sum()
-	return err == nil && got == want.SHA256, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -111,7 +112,7 @@ func (tx *Tx) doDelete(s journal.Step, dir *os.File, base string) error {
 	if isNotExist(err) {
 		return nil
 	}
-	if err != nil || !s.Old.Mode.IsDir() {
+	if err != nil || !s.Old.Mode.IsDir() || s.Aside {
 		return err
 	}
 	inside, err := os.ReadDir(tx.stagePath(s.Stage))
@@ -203,7 +204,12 @@ func (tx *Tx) unswapByLink(s journal.Step, dir *os.File, base string) error {
 	if err != nil {
 		return err
 	}
-	tx.changed(s)
+	if tx.changed(s) {
+		// It must not be overwritten; for a moment the name is free.
+		if err := moveNew(dir, base, tx.stage, s.Stage); err != nil && !isNotExist(err) {
+			return err
+		}
+	}
 	return moveOver(tx.stage, s.Stage+oldSuffix, dir, base)
 }
 
@@ -249,10 +255,13 @@ func (tx *Tx) note(format string, args ...any) {
 }
 
 // changed notes a file that is no longer what the patch put there.
-func (tx *Tx) changed(s journal.Step) {
-	if is, err := tx.liveIs(s.New, s.Path); err == nil && !is {
-		tx.note("%s had been changed since the patch; the old file is back in its place", s.Path)
+func (tx *Tx) changed(s journal.Step) bool {
+	is, err := tx.liveIs(s.New, s.Path)
+	if err != nil || is {
+		return false
 	}
+	tx.note("%s had been changed since the patch; the old file is back in its place", s.Path)
+	return true
 }
 
 func (tx *Tx) stagePath(name string) string { return filepath.Join(tx.stage.Name(), name) }
@@ -266,6 +275,9 @@ func (tx *Tx) stageIs(want *journal.Object, name string) (bool, error) {
 		return false, err
 	}
 	return matches(want, info, func() (string, error) {
+		if info.Mode().Type() == fs.ModeSymlink {
+			return os.Readlink(tx.stagePath(name))
+		}
 		f, err := os.Open(tx.stagePath(name))
 		if err != nil {
 			return "", err
@@ -283,7 +295,12 @@ func (tx *Tx) liveIs(want *journal.Object, place string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return matches(want, info, func() (string, error) { return tx.a.digestOf(place) })
+	return matches(want, info, func() (string, error) {
+		if info.Mode().Type() == fs.ModeSymlink {
+			return tx.a.root.Readlink(place)
+		}
+		return tx.a.digestOf(place)
+	})
 }
 
 // place opens the folder of a step's place.

@@ -24,6 +24,8 @@ type world struct {
 	root string
 	opts Options
 	a    *Applier
+
+	build int64 // that is installed; of tests with more than one patch
 }
 
 func newWorld(t *testing.T, tree map[string]string) *world {

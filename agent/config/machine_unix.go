@@ -4,6 +4,9 @@ package config
 
 import (
 	"io/fs"
+	"os"
+	"os/user"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -24,4 +27,17 @@ func device(info fs.FileInfo) uint64 {
 		return uint64(st.Dev)
 	}
 	return 0
+}
+
+// OwnedByUs says whether a folder is this user's, and whose it is.
+func OwnedByUs(info fs.FileInfo) (owner string, own bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(st.Uid) == os.Geteuid() {
+		return "", true
+	}
+	owner = strconv.Itoa(int(st.Uid))
+	if u, err := user.LookupId(owner); err == nil {
+		owner = u.Username
+	}
+	return owner, false
 }

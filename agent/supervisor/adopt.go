@@ -57,7 +57,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		return s.stop()
 	}
 	s.held = true
-	s.written.begin(s.opts)
+	s.written.resume(s.opts, r.Written)
 	s.enter(Starting)
 	s.log.Info("process taken over", "pid", c.pid, "age", time.Since(c.started).Round(time.Second).String())
 	err = s.waitReady(ctx, nil)

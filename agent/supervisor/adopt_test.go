@@ -139,7 +139,7 @@ func TestAdopt(t *testing.T) {
 	if err := s.Stop(t.Context()); err != nil || alive(left) || !strings.Contains(st.said(), "terminated") {
 		t.Errorf("after the stop: %v, %q", err, st.said())
 	}
-	if _, err := os.Stat(st.opts.StateFile); err == nil {
+	if r, err := readRecord(st.opts.StateFile); err != nil || r.PID != 0 {
 		t.Error("the state file is still there")
 	}
 	if err := s.Start(t.Context(), nil); err != nil || s.Status().PID == left || readState(t, st).PID != s.Status().PID {
@@ -311,7 +311,7 @@ func TestStopIsFinished(t *testing.T) {
 	if strings.Count(st.said(), "terminated") != 2 {
 		t.Errorf("it was not asked again: %q", st.said())
 	}
-	if _, err := os.Stat(st.opts.StateFile); err == nil {
+	if r, err := readRecord(st.opts.StateFile); err != nil || r.PID != 0 {
 		t.Error("the state file is still there")
 	}
 }

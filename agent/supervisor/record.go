@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 )
 
 // recorded is the content of the state file. A number alone would not do: it may
@@ -15,10 +16,16 @@ type recorded struct {
 	Boot     string `json:"boot"`
 	Session  int    `json:"session"`
 	Stopping bool   `json:"stopping"` // it has been told to end, or is about to be
+
+	Written []int64 `json:"written,omitempty"` // where its part of each output file begins
 }
 
+// recordSize is the size of the state file, filled up with spaces, so that a record
+// of a later process finds room in it on a full disk.
+const recordSize = 512
+
 // write replaces the state file at once. It is about this boot only, so it need
-// not survive a power loss.
+// not survive a power loss. On a full disk it is overwritten instead.
 func (r recorded) write(path string) error {
 	if path == "" {
 		return nil
@@ -27,10 +34,32 @@ func (r recorded) write(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(path+".new", append(data, '\n'), 0o600); err != nil {
+	data = padded(data)
+	err = os.WriteFile(path+".new", data, 0o600)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		_ = os.Remove(path + ".new")
+		if overwrite(path, data) == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func padded(data []byte) []byte {
+	return append(data, strings.Repeat(" ", max(0, recordSize-1-len(data)))+"\n"...)
+}
+
+// overwrite replaces the beginning of a file that is there.
+func overwrite(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	_, err = f.WriteAt(data, 0)
+	return errors.Join(err, f.Close())
 }
 
 // readRecord returns the zero record if there is none, or if it is torn, which
@@ -53,8 +82,9 @@ func readRecord(path string) (recorded, error) {
 	return r, nil
 }
 
+// removeState takes the process off the record, and keeps the room for the next one.
 func removeState(path string) {
 	if path != "" {
-		_ = os.Remove(path)
+		_ = overwrite(path, padded([]byte("{}")))
 	}
 }

@@ -13,7 +13,7 @@ import (
 const (
 	// spoolMax is how large a file of the spool gets before what is copied of it is
 	// taken out of its beginning.
-	spoolMax = 1 << 20
+	spoolMax = 2 << 20
 	// spoolMost is where also what is not copied yet is taken out: nobody reads the
 	// agent's stdout, and the disk is not to fill up for that.
 	spoolMost = 16 << 20

@@ -215,7 +215,7 @@ func TestSpoolShrinksWithoutLoss(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(data) > 3<<20/2 || len(data) < tailBytes {
+		if len(data) > spoolMax*3/2 || len(data) < tailBytes {
 			t.Errorf("%d bytes are left of %d", len(data), c.size())
 		}
 		n := wantLines(t, c.String(), stream)

@@ -252,6 +252,10 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 		return fmt.Errorf("%w: %w", ErrStartFailed, err)
 	}
 	s.child = c
+	c.record.Written = s.written.begins()
+	if err := c.record.write(s.opts.StateFile); err != nil {
+		s.log.Warn("cannot put on record where the output of the process begins", "error", err)
+	}
 	s.enter(Starting)
 	began := time.Now()
 	err = s.waitReady(ctx, env)

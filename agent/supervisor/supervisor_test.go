@@ -223,7 +223,7 @@ func TestReady(t *testing.T) {
 			if err := st.end(); err != nil || alive(pid) {
 				t.Errorf("after the end: %v", err)
 			}
-			if _, err := os.Stat(st.opts.StateFile); err == nil {
+			if r, err := readRecord(st.opts.StateFile); err != nil || r.PID != 0 {
 				t.Error("the state file is still there")
 			}
 		})
@@ -263,7 +263,7 @@ func TestStartFails(t *testing.T) {
 			if status := s.Status(); status.State != Stopped || status.PID != 0 {
 				t.Errorf("%+v", status)
 			}
-			if _, err := os.Stat(st.opts.StateFile); err == nil {
+			if r, err := readRecord(st.opts.StateFile); err != nil || r.PID != 0 {
 				t.Error("there is a state file")
 			}
 		})

@@ -13,9 +13,9 @@ import (
 // How much Tail tells.
 const (
 	tailLines = 60
-	tailLine  = 300       // bytes of a line
-	tailText  = 24 << 10  // bytes of all
-	tailBytes = 256 << 10 // bytes at the end of a file that are looked at
+	tailLine  = 300      // bytes of a line
+	tailText  = 24 << 10 // bytes of all
+	tailBytes = 512 << 10 // bytes at the end of a file that are looked at
 )
 
 // written says where in the files that it writes to the newest process began.
@@ -46,6 +46,32 @@ func (w *written) begin(opts Options) {
 			w.files[i].at = info.Size()
 		}
 	}
+}
+
+// resume is begin for a process that an earlier agent started. A file that is
+// shorter than it was had its beginning taken out.
+func (w *written) resume(opts Options, at []int64) {
+	w.begin(opts)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, b := range w.files {
+		if i >= len(at) || at[i] > b.at {
+			w.files[i].at = 0
+		} else {
+			w.files[i].at = at[i]
+		}
+	}
+}
+
+// begins returns where the process's part of each file begins.
+func (w *written) begins() []int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var at []int64
+	for _, b := range w.files {
+		at = append(at, b.at)
+	}
+	return at
 }
 
 // taken is told that the first n bytes of a file were taken out of it. The caller

@@ -98,7 +98,10 @@ type Plan struct {
 	Build     int64     `json:"build"`
 	FromBuild int64     `json:"from_build"`
 	Started   time.Time `json:"started"`
-	Sick      string    `json:"sick,omitempty"`   // why the process was unhealthy before it began
+	Root      string    `json:"root"`             // the tree, without symbolic links
+	RootIno   uint64    `json:"root_ino"`         // its inode number: it may be moved
+	Sick      bool      `json:"sick,omitempty"`   // the process was unhealthy before it began
+	Note      string    `json:"note,omitempty"`   // what is to be said of it when it is done
 	Undoes    []string  `json:"undoes,omitempty"` // the kept builds that a rollback by hand uses up
 	Exchange  bool      `json:"exchange"`         // the filesystem swaps two names in one call
 	Steps     []Step    `json:"steps"`

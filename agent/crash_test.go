@@ -332,6 +332,32 @@ func TestInterruptedTooOften(t *testing.T) {
 	}
 }
 
+// An agent that is killed when the new build is on record, and whose successor cannot
+// confirm it: the record is the old build again.
+func TestRecordFollowsTheTree(t *testing.T) {
+	s := newSite(t, programs(t), "new", true)
+	before := s.tree()
+	s.drop()
+	if crashed, _ := s.run("receipt kill once", false); !crashed {
+		t.Fatal("it was not killed")
+	}
+	build := func() string {
+		data, _ := os.ReadFile(filepath.Join(s.dir, ".patchagent", "installed.json"))
+		return string(data)
+	}
+	if !strings.Contains(build(), `"build": 300`) {
+		t.Fatalf("it came not so far: %s", build())
+	}
+	if err := os.WriteFile(filepath.Join(s.dir, "app", "tell.sh"), []byte("grep -q old version"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before["/tell.sh"] = "-rw-r--r-- grep -q old version"
+	s.judge("after it", before, "rolled-back reload-failed", "start old|told new")
+	if !strings.Contains(build(), `"build": 200`) {
+		t.Errorf("on record: %s", build())
+	}
+}
+
 // A rollback by hand, by a running agent or without one, is killed at each of its
 // steps: it is made or not, nothing in between, and can be asked for again.
 func TestKilledInARollback(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -174,6 +175,11 @@ func TestRollbackOverWhatTheProcessDid(t *testing.T) {
 		}
 		before["more/"], before["more/own.txt"] = "755", "644 its own"
 		w.wantTree(before, "afterwards")
+		for name, want := range map[string]string{"a.txt": "the process was here", "lib/c.txt": "made again"} {
+			if data, err := os.ReadFile(filepath.Join(w.opts.State, asideName, "1", name)); err != nil || string(data) != want {
+				t.Errorf("aside %s: %q, %v", name, data, err)
+			}
+		}
 	})
 }
 

@@ -267,3 +267,92 @@ func (w *world) stillReturns(when string, trees []map[string]string) {
 		w.t.Errorf("%s: the file made by hand: %q, %v", when, data, err)
 	}
 }
+
+// Without one of the builds between there is no way back.
+func TestNoWayBackOverAGap(t *testing.T) {
+	w := newWorld(t, oldTree)
+	w.patched(changes(t)[:2]...)
+	w.build = 7 // as when agent.toml was changed by hand
+	if _, err := w.back(0, true, &proc{up: true}); !errors.Is(err, ErrNoBuild) {
+		t.Errorf("another build is installed: %v", err)
+	}
+	w.build = 2
+	w.a.Configure(nil, nil, 0)
+	pkg := pack(t, true, mod("a.txt", "not kept"))
+	plan, err := w.a.Plan(t.Context(), pkg)
+	must(t, err)
+	tx, err := w.a.Stage(t.Context(), pkg, plan, Patch{ID: "x", Build: 3, FromBuild: 2})
+	must(t, err)
+	must(t, tx.Commit())
+	must(t, tx.Close())
+	w.build = 3
+	if _, err := w.back(0, true, &proc{up: true}); !errors.Is(err, ErrNoBuild) {
+		t.Errorf("after a patch that was not kept: %v", err)
+	}
+}
+
+// What was a file in one build and a folder in another is gone back over in steps.
+func TestFileThatBecameAFolder(t *testing.T) {
+	w := newWorld(t, map[string]string{"x": "file"})
+	trees := w.patched(pack(t, true, del("x")), pack(t, true, add("x/y", "y")))
+	if _, err := w.back(0, false, &proc{up: true}); err == nil || !strings.Contains(err.Error(), "go back one build at a time") {
+		t.Errorf("%v", err)
+	}
+	w.wantTree(trees[2], "after the refusal")
+	for to := 1; to >= 0; to-- {
+		_, err := w.back(int64(to), false, &proc{up: true})
+		must(t, err)
+		w.wantTree(trees[to], fmt.Sprint("back to ", to))
+	}
+}
+
+// A folder in the place of a file is work by hand too.
+func TestBackOverFolderMadeByHand(t *testing.T) {
+	ways(t, func(t *testing.T, exchange bool) {
+		w := newWorld(t, oldTree)
+		w.a.exchange = exchange
+		trees := w.patched(pack(t, true, add("new", "n")))
+		must(t, os.Remove(filepath.Join(w.root, "new")))
+		w.lay(map[string]string{"new/own": "precious"})
+		if _, err := w.back(0, false, &proc{up: true}); err == nil || !strings.Contains(err.Error(), "new has been changed") {
+			t.Errorf("%v", err)
+		}
+		_, err := w.back(0, true, &proc{up: true})
+		must(t, err)
+		w.wantTree(trees[0], "forced")
+		if data, err := os.ReadFile(filepath.Join(w.opts.State, asideName, "back", "new", "own")); err != nil || string(data) != "precious" {
+			t.Errorf("aside: %q, %v", data, err)
+		}
+	})
+}
+
+// A journal of another tree is not gone on with, nor are its builds gone back to.
+func TestAnotherRoot(t *testing.T) {
+	w := newWorld(t, oldTree)
+	w.patched(changes(t)[0])
+	pkg := changes(t)[1]
+	plan, err := w.a.Plan(t.Context(), pkg)
+	must(t, err)
+	_, err = w.a.Stage(t.Context(), pkg, plan, Patch{ID: "1"})
+	must(t, err)
+	w.a.Close()
+	moved := filepath.Join(filepath.Dir(w.root), "moved")
+	must(t, os.Rename(w.root, moved))
+	w.root = filepath.Join(filepath.Dir(w.root), "another")
+	w.opts.Root = w.root
+	w.lay(oldTree)
+	w.open()
+	if _, err := w.a.Recover(t.Context(), &proc{}); err == nil || !strings.Contains(err.Error(), "target.root is") {
+		t.Errorf("%v", err)
+	}
+	if builds, err := w.a.Builds(); err != nil || len(builds) > 0 {
+		t.Errorf("%v, %v", builds, err)
+	}
+	w.a.Close()
+	w.root, w.opts.Root = moved, moved // the same tree under another name
+	w.open()
+	w.settle("the tree that was moved")
+	if builds, err := w.a.Builds(); err != nil || len(builds) != 1 {
+		t.Errorf("%v, %v", builds, err)
+	}
+}

@@ -283,14 +283,17 @@ func TestKilledAtEveryStep(t *testing.T) {
 func TestEveryStepFails(t *testing.T) {
 	bin := programs(t)
 	for name, c := range scenarios {
-		for _, how := range []string{"ENOSPC once", "EIO once", "EIO always"} {
+		for _, how := range []string{"ENOSPC once", "SYNC once", "EIO always"} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				t.Parallel()
 				for at, more := 0, true; more; at++ {
 					s := newSite(t, bin, c.version, c.warm)
 					before := s.tree()
 					s.drop()
-					_, step := s.run(fmt.Sprint(at, " ", how), false)
+					ended, step := s.run(fmt.Sprint(at, " ", how), false)
+					if ended && !strings.Contains(s.log(), "what became of p.zip is not said") {
+						t.Fatalf("%s at step %d: it ended:\n%s", how, at, s.log())
+					}
 					if more = step != ""; !more {
 						break
 					}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"patchagent/agent/record"
@@ -42,6 +44,10 @@ func (a *agent) tryEnding(e *ending) bool {
 	if err == nil {
 		return true
 	}
+	if errors.Is(err, journal.ErrSync) {
+		a.fatal = fmt.Errorf("%w; what became of %s is not said before the next start has read it from the disk: see that the disk is sound, and start the agent again", err, e.receipt.Patch)
+		return false
+	}
 	if e.trouble != err.Error() {
 		e.trouble = err.Error()
 		a.log.Error("cannot finish with a patch, trying again", "patch", e.receipt.Patch, "outcome", string(e.receipt.Outcome), "error", err)
@@ -54,6 +60,9 @@ func (a *agent) settle(e *ending) error {
 		return err
 	}
 	placed := a.place(e)
+	if errors.Is(placed, journal.ErrSync) {
+		return placed
+	}
 	if !e.logged {
 		a.logOutcome(e.receipt)
 		e.logged = true

@@ -25,6 +25,7 @@ import (
 	"patchagent/agent/config"
 	"patchagent/agent/record"
 	"patchagent/agent/supervisor"
+	"patchagent/applier/journal"
 )
 
 // The test binary is also the programs that the stories run: the agent itself, and
@@ -51,7 +52,7 @@ func faults() func(string) error {
 	if len(words) != 3 {
 		return nil
 	}
-	errs := map[string]error{"ENOSPC": syscall.ENOSPC, "EIO": syscall.EIO}
+	errs := map[string]error{"ENOSPC": syscall.ENOSPC, "EIO": syscall.EIO, "SYNC": journal.Synced(syscall.EIO)}
 	number, notNumber := strconv.Atoi(words[0])
 	var mu sync.Mutex // staging has several steps at a time
 	steps, hits := 0, 0

@@ -96,5 +96,6 @@ func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask roll
 	if _, err := a.recover(ctx); err != nil {
 		return answer{}, err
 	}
-	return a.rollBack(ctx, ask), nil
+	said := a.rollBack(ctx, ask)
+	return said, a.fatal
 }

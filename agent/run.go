@@ -38,6 +38,7 @@ type agent struct {
 	arrived time.Time         // the newest drop
 	held    bool              // HOLD is in the folder
 	failed  bool              // a rollback failed: nothing more is applied
+	fatal   error             // the agent cannot go on, and leaves the rest to the next one
 	trouble string            // with the folder, as it was last logged
 }
 
@@ -51,12 +52,15 @@ type wakes struct {
 }
 
 // loop does what can be done, sleeps until something happens, and begins again;
-// until ctx is done.
+// until ctx is done, or it cannot go on.
 func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for a.fatal == nil {
 		timer.Reset(a.step(ctx))
+		if a.fatal != nil {
+			return
+		}
 		select { // what an operator asks for comes before the next patch
 		case r := <-w.asked:
 			r.answer <- a.rollBack(ctx, r.ask)

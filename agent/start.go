@@ -103,6 +103,10 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	}
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
 	a.loop(ctx, w, func(hangup bool) { r.reread(ctx, hangup) })
+	if a.fatal != nil {
+		a.process.Release()
+		return a.fatal
+	}
 	a.log.Info("stopping", "why", context.Cause(ctx))
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"patchagent/applier/journal"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,7 +67,9 @@ const syncsFilesystem = true
 // what other programs have not yet written. With one call for many files the
 // filesystem commits its own journal once. Linux reports failed writes there
 // since 5.8.
-func syncFilesystem(f *os.File) error { return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))) }
+func syncFilesystem(f *os.File) error {
+	return journal.Synced(os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd()))))
+}
 
 // maxAttributes bounds the extended attributes of one file: the kernel allows
 // 64 KiB of names and as much for a value.

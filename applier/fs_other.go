@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"patchagent/applier/journal"
 	"path/filepath"
 )
 
@@ -43,7 +44,7 @@ func swapByLink(stage *os.File, staged string, dir *os.File, live string) error 
 // syncsFilesystem: files and folders are synced one by one.
 const syncsFilesystem = false
 
-func syncFilesystem(f *os.File) error { return f.Sync() }
+func syncFilesystem(f *os.File) error { return journal.Synced(f.Sync()) }
 
 // copyAttributes keeps none: extended attributes are not portable.
 func copyAttributes(from, to *os.File) error { return nil }

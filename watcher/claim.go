@@ -45,7 +45,6 @@ type Claim struct {
 	id      identity
 	place   string // where it is put away, relative to the patch folder, once chosen
 	decided bool
-	unsure  bool // a sync of its files has failed
 	resumed bool // an earlier agent claimed it, and its file has not been seen since
 }
 
@@ -197,7 +196,7 @@ func (c *Claim) Save(durable bool) (err error) {
 	}
 	if durable {
 		for _, p := range append(slices.Collect(maps.Keys(c.Sidecars.kept())), packageName, recordName+".new") {
-			if err := c.syncFile(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			if err := syncPath(filepath.Join(c.dir, p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
@@ -239,38 +238,6 @@ func (f *Folder) Resume() ([]*Claim, error) {
 	}
 	slices.SortFunc(claims, func(x, y *Claim) int { return strings.Compare(x.ID, y.ID) })
 	return claims, nil
-}
-
-// syncFile makes a file of the claim durable. After one failed sync the kernel takes
-// what it holds of the file for written, and another sync proves nothing: then the
-// file is written anew.
-func (c *Claim) syncFile(name string) error {
-	path := filepath.Join(c.dir, name)
-	if c.unsure {
-		if err := rewrite(path); err != nil {
-			return err
-		}
-	}
-	err := syncPath(path)
-	c.unsure = c.unsure || err != nil && !errors.Is(err, fs.ErrNotExist)
-	return err
-}
-
-func rewrite(path string) error {
-	in, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(path+".again", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".again", path)
 }
 
 // load reads a claim back and checks that its copy is what it was.

@@ -97,25 +97,6 @@ func TestResumeRenumbered(t *testing.T) {
 	}
 }
 
-// After a failed sync the files of a claim are written anew: another sync of the same
-// ones would say nothing.
-func TestSaveAfterFailedSync(t *testing.T) {
-	s := newStage(t)
-	zip := schema1("one")
-	s.drop("a.zip", zip)
-	c := s.takes("a", zip)
-	before, err := os.Stat(filepath.Join(c.dir, packageName))
-	s.must(err)
-	c.unsure = true
-	s.must(c.Save(true))
-	after, err := os.Stat(filepath.Join(c.dir, packageName))
-	s.must(err)
-	if os.SameFile(before, after) {
-		t.Error("the copy is the same file")
-	}
-	s.holds(c, zip)
-}
-
 func sameReason(x, y *reason.Error) bool {
 	return x == y || x != nil && y != nil && x.Code == y.Code && x.Detail == y.Detail
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
 )
 
@@ -187,7 +188,7 @@ func (p *placer) copyOut() (err error) {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
+	if err = errors.Join(err, journal.Synced(out.Sync()), out.Close()); err != nil {
 		return err
 	}
 	return os.Rename(partial, p.caught())
@@ -271,5 +272,5 @@ func syncPath(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(syncFile(f), f.Close())
+	return errors.Join(journal.Synced(syncFile(f)), f.Close())
 }

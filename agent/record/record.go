@@ -215,7 +215,7 @@ func (r *Receipts) Append(receipt Receipt) error {
 	if _, err := r.file.WriteAt(line, r.size); err != nil {
 		return fmt.Errorf("cannot write the receipt: %w", err)
 	}
-	if err := r.file.Sync(); err != nil {
+	if err := journal.Synced(r.file.Sync()); err != nil {
 		return fmt.Errorf("cannot make the receipt durable: %w", err)
 	}
 	r.size, r.torn = r.size+int64(len(line)), false

@@ -262,7 +262,7 @@ func (j *Journal) Enter(e Entry) error {
 		return fmt.Errorf("cannot write the journal: %w", err)
 	}
 	j.size += int64(len(line))
-	if err := j.file.Sync(); err != nil {
+	if err := Synced(j.file.Sync()); err != nil {
 		return fmt.Errorf("cannot make the journal durable: %w", err)
 	}
 	j.Last = e

@@ -7,6 +7,19 @@ import (
 	"path/filepath"
 )
 
+// ErrSync is wrapped by the error of a sync. What was written before may be lost, and
+// the kernel takes it for written: to ask again proves nothing. Only the disk tells,
+// at the next start.
+var ErrSync = errors.New("a sync failed")
+
+// Synced gives the error of a sync its kind.
+func Synced(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrSync, err)
+}
+
 // tempSuffix is what a file's name ends in until it is whole.
 const tempSuffix = ".new"
 
@@ -56,7 +69,7 @@ func syncFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make %s durable: %w", path, err)
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(Synced(f.Sync()), f.Close()); err != nil {
 		return fmt.Errorf("cannot make %s durable: %w", path, err)
 	}
 	return nil
@@ -68,7 +81,7 @@ func SyncDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make %s durable: %w", dir, err)
 	}
-	if err := errors.Join(syncDir(d), d.Close()); err != nil {
+	if err := errors.Join(Synced(syncDir(d)), d.Close()); err != nil {
 		return fmt.Errorf("cannot make %s durable: %w", dir, err)
 	}
 	return nil

@@ -220,6 +220,14 @@ func (s *site) run(fault string, stop bool) (crashed bool, step string) {
 	return false, string(name)
 }
 
+// stride is 1: every step. With -short, as with the race detector, it is every third.
+func stride() int {
+	if testing.Short() {
+		return 3
+	}
+	return 1
+}
+
 // programs is a folder with the agent and the service: this test binary under their names.
 func programs(t *testing.T) string {
 	t.Helper()
@@ -256,7 +264,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 	for name, c := range scenarios {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for first, more := 0, true; more; first++ {
+			for first, more := 0, true; more; first += stride() {
 				for _, second := range []int{-1, first % 7} {
 					s := newSite(t, bin, c.version, c.warm)
 					before := s.tree()
@@ -286,7 +294,7 @@ func TestEveryStepFails(t *testing.T) {
 		for _, how := range []string{"ENOSPC once", "SYNC once", "EIO always"} {
 			t.Run(name+" "+how, func(t *testing.T) {
 				t.Parallel()
-				for at, more := 0, true; more; at++ {
+				for at, more := 0, true; more; at += stride() {
 					s := newSite(t, bin, c.version, c.warm)
 					before := s.tree()
 					s.drop()
@@ -369,7 +377,7 @@ func TestKilledInARollback(t *testing.T) {
 		for _, warm := range []bool{true, false} {
 			t.Run(fmt.Sprintf("alone %v, warm %v", alone, warm), func(t *testing.T) {
 				t.Parallel()
-				for at, more := 0, true; more; at++ {
+				for at, more := 0, true; more; at += stride() {
 					s := newSite(t, bin, "new", warm)
 					before := s.tree()
 					s.drop()

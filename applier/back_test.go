@@ -221,7 +221,7 @@ func TestEveryStepOfARollback(t *testing.T) {
 			trees[3] = w.tree()
 			return w, trees
 		}
-		for at, more := 0, true; more; at++ {
+		for at, more := 0, true; more; at += stride() {
 			for second := -1; ; second++ {
 				w, trees := lay(t)
 				c := &counted{at: at, do: crashHere}

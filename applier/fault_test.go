@@ -38,13 +38,21 @@ func exact(t *testing.T) (before, after map[string]string) {
 	return before, w.tree()
 }
 
+// stride is 1: every step. With -short, as with the race detector, it is every third.
+func stride() int {
+	if testing.Short() {
+		return 3
+	}
+	return 1
+}
+
 // Each step fails once, with a full disk and with a broken one: the patch is
 // refused or rolled back, the tree is exactly the old one, the next patch works.
 func TestEveryStepFails(t *testing.T) {
 	before, after := exact(t)
 	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
 		ways(t, func(t *testing.T, exchange bool) {
-			for at, done := 0, false; !done; at++ {
+			for at, done := 0, false; !done; at += stride() {
 				w := newWorldIn(t, inMemory(t), oldTree)
 				w.a.exchange = exchange
 				c := &counted{at: at, do: func(string) error { return errno }}
@@ -131,7 +139,7 @@ func TestEveryStepCrashes(t *testing.T) {
 	for name, p := range map[string]*proc{"goes well": {up: true}, "rolls back": broken} {
 		t.Run(name, func(t *testing.T) {
 			ways(t, func(t *testing.T, exchange bool) {
-				for at, crashed := 0, true; crashed; at++ {
+				for at, crashed := 0, true; crashed; at += stride() {
 					for second := 0; ; second++ {
 						w := newWorldIn(t, inMemory(t), oldTree)
 						w.a.exchange = exchange

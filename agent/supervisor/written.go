@@ -13,8 +13,8 @@ import (
 // How much Tail tells.
 const (
 	tailLines = 60
-	tailLine  = 300      // bytes of a line
-	tailText  = 24 << 10 // bytes of all
+	tailLine  = 300       // bytes of a line
+	tailText  = 24 << 10  // bytes of all
 	tailBytes = 512 << 10 // bytes at the end of a file that are looked at
 )
 

@@ -14,9 +14,9 @@ import (
 // files of 1 KiB, on the filesystem of the temporary folder, everything durable:
 //
 //	plan      compare with the tree
-//	stage     write, sync, journal
+//	stage     that, then write, sync, journal
 //	commit    the renames, sync, journal
-//	rollback  of a committed patch: journal, the renames back, sync, journal
+//	rollback  of a committed patch: journal, the renames back, sync, journal; tidy up
 //	recover   of one that was interrupted when all its renames were made
 //	back      plan, stage and commit a rollback by hand
 func BenchmarkTransaction(b *testing.B) {

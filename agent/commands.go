@@ -104,6 +104,8 @@ command it runs the agent.
 		planCommand(&file, io),
 		historyCommand(&file, io),
 		rollbackCommand(&file, io),
+		keygenCommand(io),
+		signCommand(io),
 	} {
 		cmd.Long = cmd.Short + ".\n" + exitHelp
 		root.AddCommand(cmd)

@@ -20,7 +20,7 @@ func main() {
 	if os.Args[0] == supervisor.ExecName {
 		supervisor.ExecMain()
 	}
-	os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr}))
+	os.Exit(start(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 }
 
 // start runs the program until it ends by itself or is told to.
@@ -34,7 +34,9 @@ func start(p Program) int {
 }
 
 // A Program is what a command works with: Out gets what a script reads, Err the rest.
+// A passphrase is read from In.
 type Program struct {
+	In       io.Reader
 	Out, Err io.Writer
 
 	// Fault, if set, is called before each step that changes something for good; an

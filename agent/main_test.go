@@ -32,7 +32,7 @@ import (
 // a service for it to supervise.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"patchagent":        func() { os.Exit(start(Program{Out: os.Stdout, Err: os.Stderr, Fault: faults()})) },
+		"patchagent":        func() { os.Exit(start(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fault: faults()})) },
 		supervisor.ExecName: supervisor.ExecMain, "service": service, "clock": clock,
 	})
 }

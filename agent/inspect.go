@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/spf13/cobra"
@@ -25,8 +24,9 @@ type opened struct {
 	file      *os.File
 	cfg       *config.Config
 	installed record.Installed
-	pkg       *manifest.Package // nil if it could not be read
-	refused   error             // why it would not be let in; nil if it would
+	clock     *record.Clock
+	checked
+	refused error // why it would not be let in; nil if it would
 }
 
 func openZip(ctx context.Context, path, configFile string) (*opened, error) {
@@ -38,18 +38,22 @@ func openZip(ctx context.Context, path, configFile string) (*opened, error) {
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}
+	clock, err := record.ReadClock(cfg.State.Dir)
+	if err != nil {
+		return nil, &exitError{exitFailed, err}
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
-	o := &opened{file: file, cfg: cfg, installed: installed}
+	o := &opened{file: file, cfg: cfg, installed: installed, clock: clock}
 	sums, err := manifest.Sum(file)
 	if err != nil {
 		return nil, &exitError{exitFailed, errors.Join(err, file.Close())}
 	}
-	o.pkg, o.refused = verify(ctx, file, filepath.Base(path), sums, sidecarsBeside(path), cfg, installed)
+	o.checked, o.refused = verify(ctx, file, filepath.Base(path), sums, sidecarsBeside(path), cfg, installed)
 	if o.refused == nil {
-		o.refused = admit(o.pkg.Manifest, installed, time.Now())
+		o.refused = admit(o.pkg.Manifest, installed, clock)
 	}
 	return o, nil
 }
@@ -94,6 +98,8 @@ type report struct {
 	Reason   reason.Code `json:"reason,omitempty"`
 	Detail   string      `json:"detail,omitempty"`
 	Advice   string      `json:"advice,omitempty"`
+	KeyID    string      `json:"key_id,omitempty"`  // whose signature holds
+	Comment  string      `json:"comment,omitempty"` // that was signed with it
 	Build    *int64      `json:"build,omitempty"`
 	Region   string      `json:"region,omitempty"`
 	Product  string      `json:"product,omitempty"`
@@ -110,7 +116,7 @@ type line struct {
 }
 
 func (o *opened) report() report {
-	r := report{Zip: o.file.Name(), LetIn: o.refused == nil}
+	r := report{Zip: o.file.Name(), LetIn: o.refused == nil, KeyID: o.signer.KeyID, Comment: o.signer.Comment}
 	if o.refused != nil {
 		code, _ := reason.Of(o.refused)
 		r.Reason, r.Detail, r.Advice = code, o.refused.Error(), code.Advice()
@@ -132,6 +138,9 @@ func (r report) print(io Program, asJSON bool) error {
 			return err
 		}
 	} else {
+		if r.KeyID != "" {
+			fmt.Fprintf(io.Out, "%s: signed with the key %s (%s)\n", r.Zip, r.KeyID, r.Comment)
+		}
 		if r.Build != nil {
 			fmt.Fprintf(io.Out, "%s: build %d for region %q, %s\n", r.Zip, *r.Build, r.Region, r.Strategy)
 		}

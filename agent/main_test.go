@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,7 +99,7 @@ func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"zip": cmdZip, "drop": cmdDrop, "sum": cmdSum, "outcome": cmdOutcome, "receipts": cmdReceipts, "until": cmdUntil, "gone": cmdGone,
+			"zip": cmdZip, "drop": cmdDrop, "sum": cmdSum, "outcome": cmdOutcome, "receipts": cmdReceipts, "until": cmdUntil, "gone": cmdGone, "claimed": cmdClaimed,
 		},
 	})
 }
@@ -265,6 +266,18 @@ func cmdReceipts(ts *testscript.TestScript, _ bool, args []string) {
 	if got := len(receiptsOf(ts, args[0])); got != want {
 		ts.Fatalf("%s has %d receipts, want %d", args[0], got, want)
 	}
+}
+
+// cmdClaimed waits until the drop of that name is the agent's.
+func cmdClaimed(ts *testscript.TestScript, _ bool, args []string) {
+	waitFor(ts, "the agent to take "+args[0], func() bool {
+		records, err := filepath.Glob(filepath.Join(stateDir(ts), claimsName, "*", "claim.json"))
+		ts.Check(err)
+		return slices.ContainsFunc(records, func(path string) bool {
+			data, err := os.ReadFile(path)
+			return err == nil && bytes.Contains(data, []byte(strconv.Quote(args[0])))
+		})
+	})
 }
 
 func cmdUntil(ts *testscript.TestScript, _ bool, args []string) {

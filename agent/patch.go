@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -14,14 +15,21 @@ import (
 	"patchagent/applier"
 	"patchagent/manifest"
 	"patchagent/manifest/reason"
+	"patchagent/manifest/signature"
 	"patchagent/watcher"
 )
 
+// checked is what is known of a package once it was looked at.
+type checked struct {
+	pkg    *manifest.Package // nil if it could not be read
+	signer signature.Proof   // not signed if verify.keys is empty
+}
+
 // A patch is a verified drop whose turn has not come, or has.
 type patch struct {
-	claim   *watcher.Claim
-	file    *os.File // the private copy
-	pkg     *manifest.Package
+	claim *watcher.Claim
+	file  *os.File // the private copy
+	checked
 	noticed string // why it waits, as it was last logged
 }
 
@@ -30,21 +38,56 @@ func (p *patch) close() { _ = p.file.Close() }
 func (p *patch) manifest() *manifest.Manifest { return p.pkg.Manifest }
 
 // verify opens a package and holds it against everything that does not depend on
-// when its turn comes: checksum, structure, manifest, payload, region, product,
-// in this order. The error is a *reason.Error, or the context's.
-func verify(ctx context.Context, f *os.File, name string, sums manifest.Sums, sidecars manifest.Sidecars, cfg *config.Config, installed record.Installed) (*manifest.Package, error) {
-	limits := limitsOf(cfg)
+// when its turn comes: checksum, signature, structure, manifest, payload, region,
+// product, in this order. The error is a *reason.Error, or the context's.
+func verify(ctx context.Context, f *os.File, name string, sums manifest.Sums, sidecars manifest.Sidecars, cfg *config.Config, installed record.Installed) (c checked, err error) {
 	if err := verifyChecksum(f, name, sums, sidecars, cfg); err != nil {
-		return nil, err
+		return c, err
 	}
-	pkg, err := manifest.Open(f, sums.Size, limits)
+	if c.signer, err = verifySignature(ctx, f, sums.Size, sidecars.Minisig, cfg); err != nil {
+		return c, err
+	}
+	pkg, err := manifest.Open(f, sums.Size, limitsOf(cfg))
 	if err != nil {
-		return nil, err
+		return c, err
 	}
+	if sidecars.Minisig != nil && !c.signer.Signed() {
+		pkg.Notes = append(pkg.Notes, "it is signed, and nobody has looked by whom: verify.keys names no key")
+	}
+	c.pkg = pkg
 	if err := pkg.Verify(ctx); err != nil {
-		return pkg, err
+		return c, err
 	}
-	return pkg, belongs(pkg.Manifest, installed)
+	return c, belongs(pkg.Manifest, installed)
+}
+
+// verifySignature asks for a signature by one of the keys, if there are any. A key
+// that cannot be read is one that is not trusted.
+func verifySignature(ctx context.Context, r io.ReaderAt, size int64, minisig []byte, cfg *config.Config) (signature.Proof, error) {
+	if len(cfg.Verify.Keys) == 0 {
+		return signature.Proof{}, nil
+	}
+	keys, unread := cfg.ReadKeys()
+	proof, err := keys.Check(ctx, r, size, minisig)
+	if code, ok := reason.Of(err); ok && unread != nil {
+		err = reason.Errorf(code, "%w; %s", err, unread)
+	}
+	return proof, err
+}
+
+// trusted says whether a package that waited would be let in by the keys of now:
+// one may have been removed meanwhile, or the first one added.
+func trusted(signer signature.Proof, cfg *config.Config) error {
+	if len(cfg.Verify.Keys) == 0 {
+		return nil
+	}
+	if !signer.Signed() {
+		return reason.Errorf(reason.SignatureMissing, "verify.keys asks for a signature since the patch began to wait; drop it again")
+	}
+	if keys, _ := cfg.ReadKeys(); !keys.Trust(signer) {
+		return reason.Errorf(reason.SignatureInvalid, "the key %s, which has signed it, was removed from verify.keys while it waited", signer.KeyID)
+	}
+	return nil
 }
 
 // belongs says whether a package is for this region and product.
@@ -63,8 +106,8 @@ func verifyChecksum(f *os.File, name string, sums manifest.Sums, sidecars manife
 	if errors.Is(err, manifest.ErrSidecarUnfinished) {
 		return reason.Errorf(reason.ChecksumMismatch, "a checksum file of %s cannot be read: %w", name, err)
 	}
-	if err != nil || found || cfg.Verify.Require == config.RequireNone {
-		return err
+	if err != nil || found || cfg.Verify.Require == config.RequireNone || len(cfg.Verify.Keys) > 0 {
+		return err // a signature is worth a checksum
 	}
 	if shape, _ := manifest.Examine(f, sums.Size, limitsOf(cfg)); shape == manifest.WholeWithDigests {
 		return nil
@@ -75,7 +118,7 @@ func verifyChecksum(f *os.File, name string, sums manifest.Sums, sidecars manife
 // admit holds a verified package against what is installed now: region and product
 // once more, since agent.toml may have changed while it waited; then build,
 // required build, expiry.
-func admit(m *manifest.Manifest, installed record.Installed, now time.Time) error {
+func admit(m *manifest.Manifest, installed record.Installed, clock *record.Clock) error {
 	if err := belongs(m, installed); err != nil {
 		return err
 	}
@@ -85,8 +128,12 @@ func admit(m *manifest.Manifest, installed record.Installed, now time.Time) erro
 	if m.Requires != nil && *m.Requires != installed.Build {
 		return reason.Errorf(reason.RequiresUnmet, "the patch requires build %d, and build %d is installed", *m.Requires, installed.Build)
 	}
-	if !m.Expires.IsZero() && now.After(m.Expires) {
-		return reason.Errorf(reason.Expired, "the patch was good until %s", m.Expires.Format(time.RFC3339))
+	if !m.Expires.IsZero() && clock.Now().After(m.Expires) {
+		late := reason.Errorf(reason.Expired, "the patch was good until %s", m.Expires.Format(time.RFC3339))
+		if why := clock.Ahead(); why != "" {
+			late = reason.Errorf(reason.Expired, "%w; %s", late, why)
+		}
+		return late
 	}
 	return nil
 }
@@ -103,14 +150,14 @@ func sumsOf(c *watcher.Claim) manifest.Sums {
 	return manifest.Sums{SHA256: c.SHA256, CRC32: c.CRC32, Size: c.Size}
 }
 
-// receiptOf begins a receipt with what is known of the drop so far; pkg may be nil.
-func receiptOf(c *watcher.Claim, pkg *manifest.Package, from int64, began time.Time) record.Receipt {
-	r := record.Receipt{ID: c.ID, Patch: c.Name, SHA256: hex.EncodeToString(c.SHA256[:]), FromBuild: from, TookMS: time.Since(began).Milliseconds()}
+// receiptOf begins a receipt with what is known of the drop so far.
+func receiptOf(c *watcher.Claim, known checked, from int64, began time.Time) record.Receipt {
+	r := record.Receipt{ID: c.ID, Patch: c.Name, SHA256: hex.EncodeToString(c.SHA256[:]), KeyID: known.signer.KeyID, FromBuild: from, TookMS: time.Since(began).Milliseconds()}
 	if c.SHA256 == ([sha256.Size]byte{}) {
 		r.SHA256 = "" // it was given up before it was copied
 	}
-	if pkg != nil {
-		m := pkg.Manifest
+	if known.pkg != nil {
+		m := known.pkg.Manifest
 		r.Build, r.Region, r.Product, r.Strategy = &m.Build, m.Region, m.Product, applier.StrategyName(m.Warm)
 	}
 	return r

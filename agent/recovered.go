@@ -105,9 +105,9 @@ func (a *agent) receiptOfTx(tx *applier.Tx, claim *watcher.Claim) record.Receipt
 	plan := tx.Plan()
 	r := record.Receipt{ID: plan.ID, Patch: plan.Patch}
 	if claim != nil {
-		r = receiptOf(claim, nil, 0, time.Now())
+		r = receiptOf(claim, checked{}, 0, time.Now())
 	}
-	r.FromBuild, r.Build, r.Strategy = plan.FromBuild, &plan.Build, applier.StrategyName(plan.Warm)
+	r.KeyID, r.FromBuild, r.Build, r.Strategy = plan.KeyID, plan.FromBuild, &plan.Build, applier.StrategyName(plan.Warm)
 	r.Region, r.Product = a.installed.Region, a.installed.Product
 	return r
 }

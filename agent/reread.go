@@ -27,6 +27,7 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 		if err := r.sink.open(a.cfg.Log); err != nil {
 			a.log.Error("cannot reopen the log", "error", err)
 		}
+		r.reloader.Again()
 	}
 	next, err := r.reloader.Reread()
 	if err != nil {
@@ -34,12 +35,12 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 		return
 	}
 	if next == nil {
-		if hangup {
-			a.log.Info("agent.toml has not changed")
-		}
 		return
 	}
 	live, restart := config.Changed(a.cfg, next)
+	if len(live)+len(restart) == 0 && hangup {
+		a.log.Info("agent.toml has not changed")
+	}
 	if len(live) > 0 {
 		a.log.Info("agent.toml has changed", "keys", strings.Join(live, " "))
 	}

@@ -30,6 +30,7 @@ type agent struct {
 	process   process
 	installed record.Installed
 	receipts  *record.Receipts
+	clock     *record.Clock
 
 	queue   []*patch          // verified, waiting for their turn
 	endings []*ending         // decided, not yet wholly put away
@@ -88,6 +89,9 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 // step takes in what is in the folder and gives the next patch its turn. It returns
 // after how long it must run again, whatever happens.
 func (a *agent) step(ctx context.Context) time.Duration {
+	if a.clock.Due(clockEvery) {
+		a.saveClock()
+	}
 	again := a.collect(ctx)
 	p, wait := a.next(time.Now())
 	if p == nil || ctx.Err() != nil {
@@ -95,6 +99,16 @@ func (a *agent) step(ctx context.Context) time.Duration {
 	}
 	a.turn(ctx, p)
 	return 0
+}
+
+// clockEvery bounds how much time a power loss can take from the clock.
+const clockEvery = time.Hour
+
+// saveClock is no matter of life and death: it is tried again.
+func (a *agent) saveClock() {
+	if err := a.clock.Save(); err != nil {
+		a.log.Warn("the time cannot be put on record; after a power loss the clock may go back", "error", err)
+	}
 }
 
 // collect finishes what is still to be put away, then claims and verifies what is
@@ -126,26 +140,26 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 func (a *agent) receive(ctx context.Context, claim *watcher.Claim) {
 	began := time.Now()
 	if claim.Reject != nil {
-		a.end(claim, nil, refuse(receiptOf(claim, nil, a.installed.Build, began), claim.Reject))
+		a.end(claim, nil, refuse(receiptOf(claim, checked{}, a.installed.Build, began), claim.Reject))
 		return
 	}
 	f, err := claim.Open()
 	if err != nil {
-		a.end(claim, nil, refuse(receiptOf(claim, nil, a.installed.Build, began), err))
+		a.end(claim, nil, refuse(receiptOf(claim, checked{}, a.installed.Build, began), err))
 		return
 	}
-	pkg, err := verify(ctx, f, claim.Name, sumsOf(claim), manifest.Sidecars(claim.Sidecars), a.cfg, a.installed)
+	known, err := verify(ctx, f, claim.Name, sumsOf(claim), manifest.Sidecars(claim.Sidecars), a.cfg, a.installed)
 	switch {
 	case ctx.Err() != nil:
 		_ = f.Close() // the claim is found again at the next start
 	case err != nil:
 		_ = f.Close()
-		a.end(claim, nil, refuse(receiptOf(claim, pkg, a.installed.Build, began), err))
+		a.end(claim, nil, refuse(receiptOf(claim, known, a.installed.Build, began), err))
 	default:
-		for _, note := range pkg.Notes {
+		for _, note := range known.pkg.Notes {
 			a.log.Warn("about the package", "patch", claim.Name, "note", note)
 		}
-		a.queue = append(a.queue, &patch{claim: claim, file: f, pkg: pkg})
+		a.queue = append(a.queue, &patch{claim: claim, file: f, checked: known})
 		slices.SortStableFunc(a.queue, func(x, y *patch) int { return cmp.Compare(x.manifest().Build, y.manifest().Build) })
 	}
 }
@@ -175,7 +189,7 @@ func (a *agent) unrecorded() bool {
 // turn is a patch from the queue to its outcome, or to its probation.
 func (a *agent) turn(ctx context.Context, p *patch) {
 	began := time.Now()
-	receipt := func() record.Receipt { return receiptOf(p.claim, p.pkg, a.installed.Build, began) }
+	receipt := func() record.Receipt { return receiptOf(p.claim, p.checked, a.installed.Build, began) }
 
 	plan, err := a.plan(ctx, p)
 	if ctx.Err() != nil {
@@ -230,10 +244,13 @@ func (a *agent) keepUp() {
 	}
 }
 
-// plan makes the checks that depend on what is installed now: build, required
+// plan makes the checks that depend on what holds now: the keys, build, required
 // build and expiry, then protected paths, the tree, and the space on the disk.
 func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
-	if err := admit(p.manifest(), a.installed, time.Now()); err != nil {
+	if err := trusted(p.signer, a.cfg); err != nil {
+		return nil, err
+	}
+	if err := admit(p.manifest(), a.installed, a.clock); err != nil {
 		return nil, err
 	}
 	plan, err := a.applier.Plan(ctx, p.pkg)
@@ -251,7 +268,7 @@ const spaceReserve = 8 << 20
 // whether it was well before.
 func (a *agent) patchOf(ctx context.Context, p *patch, plan *applier.Plan) applier.Patch {
 	m := p.manifest()
-	to := applier.Patch{ID: p.claim.ID, Name: p.claim.Name, Warm: m.Warm, Build: m.Build, FromBuild: a.installed.Build}
+	to := applier.Patch{ID: p.claim.ID, Name: p.claim.Name, KeyID: p.signer.KeyID, Warm: m.Warm, Build: m.Build, FromBuild: a.installed.Build}
 	if len(plan.Changes) == 0 || !a.cfg.Target.Health.Set {
 		return to
 	}

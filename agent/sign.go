@@ -32,7 +32,7 @@ func keygenCommand(io Program) *cobra.Command {
 			if !open {
 				var err error
 				if passphrase, err = newPassphrase(cmd.Context(), io); err != nil {
-					return &exitError{exitUsage, err}
+					return &exitError{exitFailed, err}
 				}
 			}
 			key, err := signature.Generate(public, secret, passphrase)
@@ -114,11 +114,11 @@ func readSecret(ctx context.Context, io Program, file string) (key signature.Sec
 	passphrase := ""
 	if signature.NeedsPassphrase(data) {
 		if passphrase, err = askPassphrase(ctx, io, bufio.NewReader(io.In), "Passphrase of "+file+": "); err != nil {
-			return key, &exitError{exitUsage, err}
+			return key, &exitError{exitFailed, err}
 		}
 	}
 	if key, err = signature.ParseSecret(data, passphrase); err != nil {
-		return key, &exitError{exitUsage, fmt.Errorf("cannot use %s: %w", file, err)}
+		return key, &exitError{exitFailed, fmt.Errorf("cannot use %s: %w", file, err)}
 	}
 	return key, nil
 }

@@ -20,6 +20,7 @@ import (
 	"patchagent/agent/supervisor"
 	"patchagent/applier"
 	"patchagent/manifest"
+	"patchagent/manifest/signature"
 	"patchagent/watcher"
 )
 
@@ -170,6 +171,10 @@ func (a *agent) openState(ctx context.Context, purpose string) error {
 		a.closeState()
 		return err
 	}
+	if a.clock, err = record.ReadClock(a.cfg.State.Dir); err != nil {
+		a.closeState()
+		return err
+	}
 	var changed bool
 	a.installed, changed, err = record.LoadInstalled(a.cfg.State.Dir, a.cfg.Build, a.cfg.Region, a.cfg.Product)
 	if err == nil && changed {
@@ -184,6 +189,9 @@ func (a *agent) openState(ctx context.Context, purpose string) error {
 func (a *agent) closeState() {
 	for _, p := range a.queue {
 		p.close()
+	}
+	if a.clock != nil {
+		a.saveClock()
 	}
 	if a.receipts != nil {
 		a.receipts.Close()
@@ -263,17 +271,27 @@ func guarded(cfg *config.Config) []string {
 
 func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
 	limits := limitsOf(cfg)
+	signed := len(cfg.Verify.Keys) > 0
+	examine := manifest.Examine
+	if signed { // until the signature holds, nothing is unpacked
+		examine = manifest.ExamineHeaders
+	}
 	return watcher.Options{
-		Dir:          cfg.Patch.Dir,
-		Claims:       filepath.Join(cfg.State.Dir, claimsName),
-		Patience:     time.Duration(cfg.Patch.Patience),
-		MaxSize:      int64(cfg.Verify.MaxSize),
-		NeedChecksum: cfg.Verify.Require == config.RequireChecksum,
+		Dir:           cfg.Patch.Dir,
+		Claims:        filepath.Join(cfg.State.Dir, claimsName),
+		Patience:      time.Duration(cfg.Patch.Patience),
+		MaxSize:       int64(cfg.Verify.MaxSize),
+		NeedChecksum:  cfg.Verify.Require == config.RequireChecksum && !signed,
+		NeedSignature: signed,
 		Examine: func(r io.ReaderAt, size int64) (watcher.Shape, error) {
-			shape, err := manifest.Examine(r, size, limits)
+			shape, err := examine(r, size, limits)
 			return watcher.Shape(shape), err
 		},
-		Verify: func(ctx context.Context, r io.ReaderAt, size int64) error {
+		Verify: func(ctx context.Context, r io.ReaderAt, size int64, s watcher.Sidecars) error {
+			if signed {
+				_, err := verifySignature(ctx, r, size, s.Minisig, cfg)
+				return err
+			}
 			pkg, err := manifest.Open(r, size, limits)
 			if err != nil {
 				return err
@@ -284,6 +302,7 @@ func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
 			found, err := manifest.Sidecars(s).Check(name, manifest.Sums{})
 			return found, errors.Is(err, manifest.ErrSidecarUnfinished)
 		},
-		Log: log,
+		Signed: signature.IsWhole,
+		Log:    log,
 	}
 }

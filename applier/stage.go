@@ -26,6 +26,7 @@ type Patch struct {
 	Warm      bool
 	Build     int64
 	FromBuild int64
+	KeyID     string // of whoever signed it
 	Sick      bool   // the process was not healthy before
 	Note      string // what is to be said of it when it is done
 }
@@ -93,7 +94,7 @@ func (a *Applier) Stage(ctx context.Context, pkg *manifest.Package, plan *Plan, 
 		steps[i] = c.Step
 	}
 	draft, err := journal.NewDraft(a.journalPath(), journal.Plan{
-		ID: patch.ID, Patch: patch.Name, Warm: patch.Warm, Build: patch.Build, FromBuild: patch.FromBuild,
+		ID: patch.ID, Patch: patch.Name, KeyID: patch.KeyID, Warm: patch.Warm, Build: patch.Build, FromBuild: patch.FromBuild,
 		Started: time.Now(), Root: a.realRoot, RootIno: a.rootInode(), Sick: patch.Sick, Note: patch.Note, Undoes: plan.undoes, Exchange: a.exchange, Steps: steps, Counts: plan.Counts,
 	})
 	if err == nil {

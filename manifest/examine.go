@@ -26,22 +26,37 @@ func (s Shape) String() string {
 // and the manifest, and unpacks nothing else: that every byte between them has
 // arrived is for Verify to say. The error says why a file is not Whole.
 func Examine(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
-	limits = limits.withDefaults()
-	entries, unfinished, err := readContainer(r, size, limits)
-	if err != nil && unfinished {
-		if beginsLikeZip(r, size) {
-			return Incomplete, err
-		}
-		return NotZip, err
-	}
-	if err != nil {
-		return Whole, nil
+	shape, entries, err := examine(r, size, limits)
+	if entries == nil {
+		return shape, err
 	}
 	p := &Package{r: r, entries: entries}
 	if _ = p.read(); p.Manifest != nil && p.Manifest.Schema >= 2 {
 		return WholeWithDigests, nil // what else is wrong with it is for Open to say
 	}
 	return Whole, nil
+}
+
+// ExamineHeaders is Examine for a file that nobody has vouched for yet: it unpacks
+// nothing at all, and so never says WholeWithDigests.
+func ExamineHeaders(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
+	shape, _, err := examine(r, size, limits)
+	return shape, err
+}
+
+// examine returns the entries of a zip that breaks no rule.
+func examine(r io.ReaderAt, size int64, limits Limits) (Shape, []*entry, error) {
+	entries, unfinished, err := readContainer(r, size, limits.withDefaults())
+	switch {
+	case err == nil:
+		return Whole, entries, nil
+	case !unfinished:
+		return Whole, nil, nil
+	case beginsLikeZip(r, size):
+		return Incomplete, nil, err
+	default:
+		return NotZip, nil, err
+	}
 }
 
 // beginsLikeZip says whether the first bytes are, or can become, a zip's. Bytes that

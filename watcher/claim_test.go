@@ -17,7 +17,7 @@ import (
 // TestResume reads back what an earlier run has claimed, oldest first, with all that
 // the checks need: also the lists, which do not travel.
 func TestResume(t *testing.T) {
-	s := newStage(t)
+	s := newStage(t, func(o *Options) { o.NeedSignature = true })
 	if claims := s.restart(); len(claims) != 0 {
 		t.Fatalf("resumed from nothing: %v", claims)
 	}
@@ -32,6 +32,7 @@ func TestResume(t *testing.T) {
 	s.put("z.zip.minisig", []byte("signed"))
 	old := []*Claim{s.takes("z", first)}
 	s.now = s.now.Add(time.Second)
+	s.put("a.zip.minisig", []byte("signed"))
 	s.drop("a.zip", second)
 	old = append(old, s.takes("a", second))
 	s.now = s.now.Add(patience)

@@ -36,10 +36,12 @@ type Options struct {
 	// Examine looks at a file's structure; the error says why it is not whole.
 	Examine func(r io.ReaderAt, size int64) (Shape, error)
 	// Verify looks at every byte. It is asked only where a writer cannot be excluded.
-	Verify func(ctx context.Context, r io.ReaderAt, size int64) error
+	Verify func(ctx context.Context, r io.ReaderAt, size int64, s Sidecars) error
 	// Vouched says whether the sidecars hold a checksum for the drop of that name, and
 	// whether one of them is not finished.
 	Vouched func(name string, s Sidecars) (found, unfinished bool)
+	// Signed says whether a signature file is all there.
+	Signed func(minisig []byte) bool
 
 	Now func() time.Time // time.Now if nil
 	Log hclog.Logger
@@ -213,7 +215,7 @@ func (f *Folder) look(ctx context.Context, dir *os.File, name string, beside *si
 	}
 	h.written = s.writer == WriterOpen
 	s.quiet = now.Sub(h.changed)
-	f.examine(ctx, file, h, &s)
+	f.examine(ctx, file, sidecars, h, &s)
 	s.checksum, s.signature = f.besideOf(name, sidecars, fresh)
 	if s.writer != WriterOpen && s.shape >= Whole && f.outlived(file, name, sidecars) {
 		s.checksum = unfinished
@@ -253,7 +255,7 @@ func (f *Folder) look(ctx context.Context, dir *os.File, name string, beside *si
 const settledFor = 2 * time.Second
 
 // examine fills in what the bytes say. A file that somebody writes is not read.
-func (f *Folder) examine(ctx context.Context, file *os.File, h *history, s *sight) {
+func (f *Folder) examine(ctx context.Context, file *os.File, sidecars Sidecars, h *history, s *sight) {
 	if s.writer == WriterOpen || s.sizeLimit > 0 && s.size > s.sizeLimit {
 		return
 	}
@@ -266,7 +268,7 @@ func (f *Folder) examine(ctx context.Context, file *os.File, h *history, s *sigh
 	}
 	s.shape, s.why = h.shape, h.why
 	if s.writer == WriterUnknown && s.shape >= Whole && s.steady {
-		s.checked = f.opts.Verify(ctx, file, s.size) == nil
+		s.checked = f.opts.Verify(ctx, file, s.size, sidecars) == nil
 	}
 }
 
@@ -298,9 +300,10 @@ func (f *Folder) besideOf(name string, sidecars Sidecars, fresh freshness) (chec
 		checksum = present
 	}
 	switch {
-	case len(sidecars.Minisig) > 0:
+	case sidecars.Minisig == nil:
+	case f.opts.Signed(sidecars.Minisig):
 		signature = present
-	case sidecars.Minisig != nil:
+	default:
 		signature = unfinished
 	}
 	return checksum, signature

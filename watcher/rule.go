@@ -87,7 +87,7 @@ func decide(s sight) verdict {
 		return giveUp(reason.Incomplete, s.why)
 	case s.writer == WriterUnknown && !(s.steady && s.checked) && !over:
 		return wait("it cannot be known yet whether it is all there")
-	case s.checksum == unfinished && !over || s.signature == unfinished && !over:
+	case !over && (s.checksum == unfinished || s.needSig && s.signature == unfinished):
 		return wait("a file beside it is not finished")
 	case s.needSum && s.checksum == absent && s.shape != WholeWithDigests:
 		return giveUp(reason.ChecksumMissing, "its checksum is missing")

@@ -43,7 +43,7 @@ func newStage(t *testing.T, change ...func(*Options)) *stage {
 			shape, err := manifest.Examine(r, size, limits)
 			return Shape(shape), err
 		},
-		Verify: func(ctx context.Context, r io.ReaderAt, size int64) error {
+		Verify: func(ctx context.Context, r io.ReaderAt, size int64, _ Sidecars) error {
 			pkg, err := manifest.Open(r, size, limits)
 			if err != nil {
 				return err
@@ -54,7 +54,8 @@ func newStage(t *testing.T, change ...func(*Options)) *stage {
 			found, err := manifest.Sidecars(s).Check(name, manifest.Sums{})
 			return found, errors.Is(err, manifest.ErrSidecarUnfinished)
 		},
-		Now: func() time.Time { return s.now },
+		Signed: func(minisig []byte) bool { return len(minisig) > 0 },
+		Now:    func() time.Time { return s.now },
 	}
 	for _, c := range change {
 		c(&s.opts)

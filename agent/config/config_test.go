@@ -145,6 +145,8 @@ func TestRefused(t *testing.T) {
 		{without("target.stop_signal", `"SIGNONE"`), `"SIGNONE" is not the name of a signal`},
 		{without("target.command", `[]`), "target.command: must be set"},
 		{without("target.command", `["a", 3]`), "has a bare number at place 2"},
+		{without("verify.require", `"signature"`), "verify.require: is \"signature\", and verify.keys names no key"},
+		{without("verify.keys", `["a", ""]`), "verify.keys: has an empty string in it"},
 		{without("target.command", `[""]`), "target.command: has an empty string in it"},
 		{without("target.stop_signal", `""`), "target.stop_signal: must not be empty"},
 		{without("target.stop_signal", `"STOP"`), "SIGSTOP ends no process"},
@@ -231,8 +233,7 @@ func TestDefaultGivesPlace(t *testing.T) {
 // What this version does not do is refused when it is asked for, and only then.
 func TestNotYetSupported(t *testing.T) {
 	for key, values := range map[string][2]string{
-		"verify.require": {`"signature"`, `"checksum"`}, "verify.keys": {`["k"]`, `[]`}, "target.gate.exec": {`["x"]`, ""},
-		"target.gate.http":      {`"http://h/"`, ""},
+		"target.gate.exec": {`["x"]`, ""}, "target.gate.http": {`"http://h/"`, ""},
 		"target.reload.confirm": {`"notify"`, `"none"`}, "target.ready.notify": {`true`, `false`},
 	} {
 		if _, err := loadText(t, without(key, values[0])); err == nil || !strings.Contains(err.Error(), "is not yet supported") {

@@ -9,7 +9,10 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"patchagent/manifest/signature"
 )
 
 // A Finding is one thing that was looked at on this machine.
@@ -57,6 +60,11 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	}
 	check("patch.dir", c.Patch.Dir, errors.Join(canMake(c.Patch.Dir), checkPatchDir(c.Patch.Dir)))
 	check("state.dir", c.State.Dir, errors.Join(canMake(c.State.Dir), checkPrivate("state.dir", c.State.Dir)))
+	check("agent.toml", c.Path, checkOwnFile(c.Path))
+	for _, file := range c.Verify.Keys {
+		key, err := c.readKey(file)
+		check("verify.keys", fmt.Sprintf("%s, the key %s", file, key.ID()), err)
+	}
 	if err := c.distinct(); err != nil {
 		check("state.dir", "", err)
 	}
@@ -76,6 +84,8 @@ func (c *Config) CheckFolders() error {
 		needDir("target.root", c.Target.Root),
 		checkPatchDir(c.Patch.Dir),
 		checkPrivate("state.dir", c.State.Dir),
+		checkOwnFile(c.Path),
+		c.checkKeys(),
 		sameFilesystem(c.State.Dir, c.Target.Root),
 		c.distinct(),
 	} {
@@ -197,18 +207,81 @@ func checkPatchDir(path string) error {
 	return nil
 }
 
-// checkPrivate refuses a folder or file that others than its owner can write to.
+// checkPrivate refuses a folder or file that others than this user and root can
+// write to, or give themselves the right to; one that is missing is fine.
 func checkPrivate(key, path string) error {
 	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	case err != nil:
+	}
+	if err != nil {
 		return err
-	case othersWritable(info):
+	}
+	if othersWritable(info) {
 		return hint("chmod go-w "+path, "others can write to %s %s", key, path)
 	}
+	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
+		return hint("chown "+myName()+" "+path, "%s %s belongs to %s, and this is %s", key, path, owner, myName())
+	}
 	return nil
+}
+
+// checkOwnFile refuses an agent.toml that everybody can write to: it says what is run.
+func checkOwnFile(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && worldWritable(info) {
+		err = hint("chmod o-w "+path, "everybody on this machine can write to %s", path)
+	}
+	return err
+}
+
+func myName() string {
+	if me, err := user.Current(); err == nil {
+		return me.Username
+	}
+	return strconv.Itoa(os.Geteuid())
+}
+
+// ReadKeys reads the public keys of verify.keys from the disk, as they are there now.
+// It returns those that can be trusted, with the reasons why others cannot: they are
+// missing, no keys, or others can write to them or to their folder.
+func (c *Config) ReadKeys() (signature.Keys, error) {
+	var keys signature.Keys
+	var bad []error
+	for _, file := range c.Verify.Keys {
+		key, err := c.readKey(file)
+		if err != nil {
+			bad = append(bad, err)
+			continue
+		}
+		keys = append(keys, key)
+	}
+	return keys, errors.Join(bad...)
+}
+
+func (c *Config) checkKeys() error { _, err := c.ReadKeys(); return err }
+
+func (c *Config) readKey(file string) (signature.Key, error) {
+	const key = "verify.keys"
+	real, err := filepath.EvalSymlinks(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return signature.Key{}, fmt.Errorf("%s: %s is not there; put the public key there, or take it out of the list", key, file)
+	}
+	if err != nil {
+		return signature.Key{}, fmt.Errorf("%s: %w", key, err)
+	}
+	// A folder in which others can replace the file, unless it is like /tmp.
+	folder, err := os.Stat(filepath.Dir(real))
+	if err == nil && othersWritable(folder) && folder.Mode()&fs.ModeSticky == 0 {
+		err = hint("chmod go-w "+filepath.Dir(real), "others can write to the folder of a key of %s, %s", key, filepath.Dir(real))
+	}
+	if err == nil {
+		err = checkPrivate("a key of "+key+",", real)
+	}
+	if err != nil {
+		return signature.Key{}, err
+	}
+	return signature.ReadKey(real)
 }
 
 // sameFilesystem compares the nearest folders that exist.

@@ -29,6 +29,11 @@ func device(info fs.FileInfo) uint64 {
 	return 0
 }
 
+func ownedByRoot(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Uid == 0
+}
+
 // OwnedByUs says whether a folder is this user's, and whose it is.
 func OwnedByUs(info fs.FileInfo) (owner string, own bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)

@@ -126,8 +126,19 @@ func (r *Reloader) Reread() (*Config, error) {
 		return nil, nil
 	}
 	r.seen = sum
-	return parse(r.path, data)
+	c, err := parse(r.path, data)
+	if err == nil {
+		err = c.checkKeys()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
+
+// Again has the next Reread answer for the file's content once more: what it names
+// may have changed.
+func (r *Reloader) Again() { r.seen = [sha256.Size]byte{} }
 
 // Changed compares two configurations: the keys that take effect at once or at the
 // process's next start, and those that need a restart of the agent.

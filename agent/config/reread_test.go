@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"patchagent/manifest/signature"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -249,13 +250,49 @@ func TestFolders(t *testing.T) {
 			}
 			write(t, filepath.Join(dir, "patch"), "")
 		}, "is not a folder"},
+		{"everybody can write agent.toml", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "agent.toml"), 0o666) }, "mend it with: chmod o-w"},
+		{"others can write the key", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "keys/a.pub"), 0o664) }, "mend it with: chmod go-w "},
+		{"others can replace the key", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "keys"), 0o770) }, "mend it with: chmod go-w "},
+		{"the key is where everybody has files", func(t *testing.T, dir string) { chmod(t, filepath.Join(dir, "keys"), 0o777|os.ModeSticky) }, ""},
+		{"the key is behind a link that others can write to", func(t *testing.T, dir string) {
+			chmod(t, filepath.Join(dir, "keys/a.pub"), 0o666)
+			if err := errors.Join(os.Rename(filepath.Join(dir, "keys/a.pub"), filepath.Join(dir, "keys/b")), os.Symlink("b", filepath.Join(dir, "keys/a.pub"))); err != nil {
+				t.Fatal(err)
+			}
+		}, "mend it with: chmod go-w "},
+		{"the key is missing", func(t *testing.T, dir string) {
+			if err := os.Remove(filepath.Join(dir, "keys/a.pub")); err != nil {
+				t.Fatal(err)
+			}
+		}, "take it out of the list"},
+		{"the key is a secret one", func(t *testing.T, dir string) {
+			if err := os.Rename(filepath.Join(dir, "keys/a.sec"), filepath.Join(dir, "keys/a.pub")); err != nil {
+				t.Fatal(err)
+			}
+		}, "it is a secret key"},
+		{"the key is none", func(t *testing.T, dir string) { write(t, filepath.Join(dir, "keys/a.pub"), "trust me") }, "cannot use"},
+		{"the state is another user's", func(t *testing.T, dir string) {
+			if os.Getuid() != 0 {
+				t.Skip("only root can give a folder away")
+			}
+			if err := os.Chown(filepath.Join(dir, ".patchagent"), 65534, 65534); err != nil {
+				t.Fatal(err)
+			}
+		}, "mend it with: chown "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cfg, err := loadText(t, "region = \"r\"\n[target]\ncommand = [\"sh\"]\n")
+			cfg, err := loadText(t, "region = \"r\"\n[verify]\nkeys = [\"keys/a.pub\"]\n[target]\ncommand = [\"sh\"]\n")
 			if err != nil {
 				t.Fatal(err)
 			}
 			dir := filepath.Dir(cfg.Path)
+			chmod(t, dir, 0o755)
+			if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := signature.Generate(filepath.Join(dir, "keys/a.pub"), filepath.Join(dir, "keys/a.sec"), ""); err != nil {
+				t.Fatal(err)
+			}
 			for d, mode := range map[string]os.FileMode{"patch": 0o755, ".patchagent": 0o700} {
 				if err := os.Mkdir(filepath.Join(dir, d), mode); err != nil {
 					t.Fatal(err)

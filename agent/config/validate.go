@@ -44,6 +44,7 @@ func (r *reader) validate() {
 	r.words()
 	r.bounds()
 	r.paths()
+	r.signers()
 	r.commands()
 	r.signals()
 	r.later()
@@ -165,6 +166,17 @@ func (r *reader) commands() {
 	}
 }
 
+// signers refuses a demand for signatures that nobody's could meet.
+func (r *reader) signers() {
+	v := r.cfg.Verify
+	switch {
+	case slices.Contains(v.Keys, ""):
+		r.problem("verify.keys", "has an empty string in it; all of it must be files")
+	case v.Require == RequireSignature && len(v.Keys) == 0 && !r.bad["verify.keys"]:
+		r.problem("verify.require", `is "signature", and verify.keys names no key; write the files with the public keys there, such as ["keys/vendor.pub"]`)
+	}
+}
+
 // signals refuses those that cannot do what they are for.
 func (r *reader) signals() {
 	stop, reload := r.cfg.Target.StopSignal.Name, r.cfg.Target.Reload.Signal.Name
@@ -267,8 +279,6 @@ func zero(value any) bool {
 func (r *reader) later() {
 	c := r.cfg
 	for key, used := range map[string]bool{
-		"verify.require":        c.Verify.Require == RequireSignature,
-		"verify.keys":           len(c.Verify.Keys) > 0,
 		"target.gate":           c.Target.Gate.Set,
 		socketKey:               r.set[socketKey],
 		"target.reload.confirm": c.Target.Reload.Confirm == ConfirmNotify,

@@ -98,6 +98,7 @@ type Receipt struct {
 	ID         string         `json:"id"`
 	Patch      string         `json:"patch"` // the file's name
 	SHA256     string         `json:"sha256"`
+	KeyID      string         `json:"key_id"` // of the signature that held; empty if none was checked
 	Product    string         `json:"product"`
 	Region     string         `json:"region"`
 	FromBuild  int64          `json:"from_build"`
@@ -121,7 +122,7 @@ func (r Receipt) Pairs() []any {
 		build = *r.Build
 	}
 	return []any{
-		"time", r.Time.Format(time.RFC3339Nano), "id", r.ID, "patch", oneLine(r.Patch), "sha256", r.SHA256, "product", oneLine(r.Product), "region", oneLine(r.Region),
+		"time", r.Time.Format(time.RFC3339Nano), "id", r.ID, "patch", oneLine(r.Patch), "sha256", r.SHA256, "key_id", r.KeyID, "product", oneLine(r.Product), "region", oneLine(r.Region),
 		"from_build", r.FromBuild, "build", build, "strategy", r.Strategy, "outcome", string(r.Outcome), "reason", string(r.Reason),
 		"detail", oneLine(r.Detail), "created", r.Created, "modified", r.Modified, "deleted", r.Deleted, "bytes", r.Bytes,
 		"took_ms", r.TookMS, "downtime_ms", r.DowntimeMS,

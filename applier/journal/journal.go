@@ -94,6 +94,7 @@ type Plan struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
 	Patch     string    `json:"patch"` // file name of the drop; empty for a rollback by hand
+	KeyID     string    `json:"key_id,omitempty"` // of whoever signed it
 	Warm      bool      `json:"warm"`
 	Build     int64     `json:"build"`
 	FromBuild int64     `json:"from_build"`

@@ -111,6 +111,9 @@ func (k Keys) Trust(p Proof) bool {
 
 // ids lists the keys for a sentence.
 func (k Keys) ids() string {
+	if len(k) == 0 {
+		return "none that can be used"
+	}
 	all := make([]string, len(k))
 	for i, key := range k {
 		all[i] = key.ID()

@@ -101,7 +101,6 @@ func (a *agent) record(e *ending) error {
 			return err
 		}
 		e.receipted = true
-		a.saveClock()
 	}
 	if r.Outcome == reason.Failed {
 		a.failed = true // the journal stays for the next start

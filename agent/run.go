@@ -250,6 +250,9 @@ func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
 	if err := trusted(p.signer, a.cfg); err != nil {
 		return nil, err
 	}
+	if !p.manifest().Expires.IsZero() {
+		a.saveClock() // what has expired once must not come back
+	}
 	if err := admit(p.manifest(), a.installed, a.clock); err != nil {
 		return nil, err
 	}

@@ -40,6 +40,7 @@ func TestDecide(t *testing.T) {
 		{"its checksum is not finished", func(s *sight) { s.checksum = unfinished }, waits, takes},
 		{"its checksum is not finished, none is needed", func(s *sight) { s.checksum, s.needSum = unfinished, false }, waits, takes},
 		{"its signature is not finished", func(s *sight) { s.signature = unfinished }, waits, takes},
+		{"its signature is not finished, none is needed", func(s *sight) { s.signature, s.needSig = unfinished, false }, takes, takes},
 		{"its checksum is missing", func(s *sight) { s.checksum = absent }, waits, gives(reason.ChecksumMissing)},
 		{"its checksum is missing, none is needed", func(s *sight) { s.checksum, s.needSum = absent, false }, takes, takes},
 		{"its digests are inside", func(s *sight) { s.checksum, s.shape = absent, WholeWithDigests }, takes, takes},

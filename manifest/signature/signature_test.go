@@ -155,7 +155,7 @@ func TestRefused(t *testing.T) {
 		"without its trusted comment": {[]byte(lines[0] + lines[1]), reason.SignatureInvalid},
 		"with another comment":        {[]byte(lines[0] + lines[1] + "trusted comment: approved by all\n" + lines[3]), reason.SignatureInvalid},
 		"with lines of two":           {[]byte(lines[0] + lines[1] + borrowed[2] + "\n" + borrowed[3]), reason.SignatureInvalid},
-		"too long":                    {[]byte("untrusted comment: " + strings.Repeat("x", maxSignature) + "\n" + good), reason.SignatureInvalid},
+		"too long":                    {[]byte("untrusted comment: " + strings.Repeat("x", maxSignature) + "\n" + lines[1] + lines[2] + lines[3]), reason.SignatureInvalid},
 		"a public key":                {[]byte("untrusted comment: minisign public key\n" + key.key.String()), reason.SignatureInvalid},
 		"two in one file":             {[]byte(good + good), reason.SignatureInvalid},
 	} {

@@ -62,12 +62,12 @@ func writerOf(file *os.File) Writer {
 }
 
 // renameNew renames, and fails if the new name is taken.
-func renameNew(from, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+func renameNew(fromDir *os.File, from string, toDir *os.File, to string) error {
+	err := unix.Renameat2(int(fromDir.Fd()), from, int(toDir.Fd()), to, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) {
 		// The filesystem does not know the flag: a second name first, then the first away.
-		if err = unix.Link(from, to); err == nil {
-			err = unix.Unlink(from)
+		if err = unix.Linkat(int(fromDir.Fd()), from, int(toDir.Fd()), to, 0); err == nil {
+			err = unix.Unlinkat(int(fromDir.Fd()), from, 0)
 		}
 	}
 	if err != nil {

@@ -55,7 +55,8 @@ func identify(file *os.File) (identity, uint64, error) {
 func writerOf(*os.File) Writer { return WriterUnknown }
 
 // renameNew renames, and fails if the new name was taken a moment ago.
-func renameNew(from, to string) error {
+func renameNew(fromDir *os.File, fromName string, toDir *os.File, toName string) error {
+	from, to := filepath.Join(fromDir.Name(), fromName), filepath.Join(toDir.Name(), toName)
 	if _, err := os.Lstat(to); err == nil {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: fs.ErrExist}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -29,7 +30,7 @@ func (d Destination) name(n int, name string) string {
 	if d.Applied {
 		folder, name = appliedName, fmt.Sprintf("%d_%s", d.Build, name)
 	}
-	return filepath.Join(folder, numbered(n, name))
+	return path.Join(folder, numbered(n, name))
 }
 
 const reasonEnding = ".reason.txt"
@@ -61,69 +62,137 @@ func (f *Folder) Place(c *Claim, to Destination) (string, error) {
 		return "", nil // known from the journal only
 	}
 	c.decided = true
-	p := placer{f: f, c: c, to: to}
-	path, err := p.place()
+	root, err := openRoot(f.opts.Dir)
+	if err == nil {
+		p := placer{f: f, root: root, c: c, to: to}
+		err = errors.Join(p.place(), root.Close())
+	}
 	if err != nil {
 		return "", fmt.Errorf("cannot put %s away: %w", c.Name, err)
 	}
-	return path, nil
+	return filepath.Join(f.opts.Dir, filepath.FromSlash(c.place)), nil
 }
 
+// openRoot opens the patch folder as what nothing leads out of: others may write to
+// it, and so could make a link of any name in it, at any moment.
+func openRoot(dir string) (*os.Root, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	here, err := root.Stat(".")
+	if err == nil {
+		var named fs.FileInfo
+		if named, err = os.Lstat(dir); err == nil && !os.SameFile(here, named) {
+			err = fmt.Errorf("%s is a link", dir)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
+}
+
+// A placer works with names relative to the patch folder.
 type placer struct {
-	f  *Folder
-	c  *Claim
-	to Destination
+	f    *Folder
+	root *os.Root
+	c    *Claim
+	to   Destination
 }
-
-func (p *placer) in(name string) string { return filepath.Join(p.f.opts.Dir, name) }
 
 // caught is a name of the agent's own for the file that is being moved.
-func (p *placer) caught() string { return p.in(".placing-" + p.c.ID) }
+func (p *placer) caught() string { return ".placing-" + p.c.ID }
 
-func (p *placer) place() (string, error) {
-	if err := os.MkdirAll(filepath.Dir(p.in(p.to.name(1, p.c.Name))), 0o755); err != nil {
-		return "", err
+func (p *placer) place() error {
+	folder := path.Dir(p.to.name(1, p.c.Name))
+	if err := p.root.MkdirAll(folder, 0o755); err != nil {
+		return fmt.Errorf("%w; %s in the patch folder must be a folder, and no link that leads out of it", err, folder)
 	}
 	moved, err := p.catch()
 	if err != nil {
-		return "", err
+		return err
 	}
 	if !moved {
 		if done, err := p.isThere(); err != nil {
-			return "", err
+			return err
 		} else if !done {
 			if err := p.copyOut(); err != nil {
-				return "", err
+				return err
 			}
 			moved = true
 		}
 	}
 	if moved {
 		if err := p.moveIn(); err != nil {
-			return "", err
+			return err
 		}
 	}
-	path := p.in(p.c.place)
-	if err := p.sidecars(path); err != nil {
-		return "", err
+	if err := p.sidecars(); err != nil {
+		return err
 	}
 	if !p.to.Applied {
 		text := fmt.Sprintf("%s\n%s\n%s\n", p.to.Code, p.to.Sentence, p.to.Advice)
-		if err := os.WriteFile(path+reasonEnding, []byte(text), 0o644); err != nil {
-			return "", err
+		if err := p.write(p.c.place+reasonEnding, []byte(text)); err != nil {
+			return err
 		}
 	}
-	return path, errors.Join(syncPath(filepath.Dir(path)), syncPath(p.f.opts.Dir))
+	return errors.Join(p.sync(folder), p.sync("."))
+}
+
+// write replaces a file, whatever has its name.
+func (p *placer) write(name string, data []byte) error {
+	f, err := p.create(p.caught() + ".txt")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return p.root.Rename(p.caught()+".txt", name)
+}
+
+// create makes a new file under a name of the agent's own.
+func (p *placer) create(name string) (*os.File, error) {
+	if err := p.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return p.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+}
+
+// rename renames, and fails if the new name is taken.
+func (p *placer) rename(from, to string) error {
+	fromDir, err := p.root.Open(path.Dir(from))
+	if err != nil {
+		return err
+	}
+	defer fromDir.Close()
+	toDir, err := p.root.Open(path.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer toDir.Close()
+	return renameNew(fromDir, path.Base(from), toDir, path.Base(to))
+}
+
+// sync makes the names in a folder durable.
+func (p *placer) sync(folder string) error {
+	f, err := p.root.Open(folder)
+	if err != nil {
+		return err
+	}
+	return errors.Join(journal.Synced(syncFile(f)), f.Close())
 }
 
 // catch gives the original a name that nobody else uses. A file that was renamed
 // over it in the same instant is caught too; it goes back.
 func (p *placer) catch() (bool, error) {
-	if isFree(p.caught()) { // or an earlier Place came this far
-		if !p.isOurs(p.in(p.c.Name)) {
+	if p.isFree(p.caught()) { // or an earlier Place came this far
+		if !p.isOurs(p.c.Name) {
 			return false, nil
 		}
-		if err := renameNew(p.in(p.c.Name), p.caught()); err != nil {
+		if err := p.rename(p.c.Name, p.caught()); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
 				return false, nil
 			}
@@ -134,27 +203,27 @@ func (p *placer) catch() (bool, error) {
 		return true, nil
 	}
 	for n := 1; ; n++ {
-		if err := renameNew(p.caught(), p.in(numbered(n, p.c.Name))); !errors.Is(err, fs.ErrExist) {
+		if err := p.rename(p.caught(), numbered(n, p.c.Name)); !errors.Is(err, fs.ErrExist) {
 			return false, err
 		}
 	}
 }
 
 // isOurs says whether it is the file that was claimed.
-func (p *placer) isOurs(path string) bool { return p.look(path, p.c.isOriginal) }
+func (p *placer) isOurs(name string) bool { return p.look(name, p.c.isOriginal) }
 
 // isCopy says whether it holds what was claimed, as the private copy does.
-func (p *placer) isCopy(path string) bool {
-	return p.look(path, func(file *os.File, _ identity) bool { return p.c.hasBytes(file) })
+func (p *placer) isCopy(name string) bool {
+	return p.look(name, func(file *os.File, _ identity) bool { return p.c.hasBytes(file) })
 }
 
-func (p *placer) look(path string, is func(*os.File, identity) bool) bool {
-	dir, err := os.Open(filepath.Dir(path))
+func (p *placer) look(name string, is func(*os.File, identity) bool) bool {
+	dir, err := p.root.Open(path.Dir(name))
 	if err != nil {
 		return false
 	}
 	defer dir.Close()
-	file, id, _, err := openDrop(dir, filepath.Base(path))
+	file, id, _, err := openDrop(dir, path.Base(name))
 	if err != nil {
 		return false
 	}
@@ -165,7 +234,7 @@ func (p *placer) look(path string, is func(*os.File, identity) bool) bool {
 // isThere says whether an earlier Place has already put it where it belongs. A
 // drop that was given up has no copy, so if its file is gone that is all.
 func (p *placer) isThere() (bool, error) {
-	if p.c.place != "" && (p.isOurs(p.in(p.c.place)) || p.isCopy(p.in(p.c.place))) {
+	if p.c.place != "" && (p.isOurs(p.c.place) || p.isCopy(p.c.place)) {
 		return true, nil
 	}
 	if p.c.Reject != nil && p.c.place == "" {
@@ -183,7 +252,7 @@ func (p *placer) copyOut() (err error) {
 	}
 	defer in.Close()
 	partial := p.caught() + ".part"
-	out, err := os.OpenFile(partial, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	out, err := p.create(partial)
 	if err != nil {
 		return err
 	}
@@ -191,14 +260,14 @@ func (p *placer) copyOut() (err error) {
 	if err = errors.Join(err, journal.Synced(out.Sync()), out.Close()); err != nil {
 		return err
 	}
-	return os.Rename(partial, p.caught())
+	return p.root.Rename(partial, p.caught())
 }
 
 // choose finds a name that is free and puts it on record.
 func (p *placer) choose() error {
 	for n := 1; ; n++ {
 		name := p.to.name(n, p.c.Name)
-		if !isFree(p.in(name)) || !isFree(p.in(name)+reasonEnding) {
+		if !p.isFree(name) || !p.isFree(name+reasonEnding) {
 			continue
 		}
 		p.c.place = name
@@ -208,8 +277,8 @@ func (p *placer) choose() error {
 
 // isFree says whether nothing is there. What cannot be known counts as free: using
 // the name then says why.
-func isFree(path string) bool {
-	_, err := os.Lstat(path)
+func (p *placer) isFree(name string) bool {
+	_, err := p.root.Lstat(name)
 	return err != nil
 }
 
@@ -221,12 +290,12 @@ func (p *placer) moveIn() error {
 				return err
 			}
 		}
-		err := renameNew(p.caught(), p.in(p.c.place))
+		err := p.rename(p.caught(), p.c.place)
 		if !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		if p.isCopy(p.in(p.c.place)) { // of one rename, a power loss left both names
-			return os.Remove(p.caught())
+		if p.isCopy(p.c.place) { // of one rename, a power loss left both names
+			return p.root.Remove(p.caught())
 		}
 		p.c.place = "" // somebody else took the name
 	}
@@ -236,29 +305,29 @@ func (p *placer) moveIn() error {
 // that came later. What has changed since belongs to a new drop of the same name,
 // which may be still to come, and so does what a new drop with the same bytes needs;
 // then copies of those that were claimed are put there.
-func (p *placer) sidecars(path string) error {
-	dir, err := openFolder(p.f.opts.Dir)
+func (p *placer) sidecars() error {
+	dir, err := p.root.Open(".")
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	beside := sidecarReader{dir: dir}
-	newDrop := !isFree(p.in(p.c.Name))
-	sameAgain := newDrop && p.isCopy(p.in(p.c.Name))
+	newDrop := !p.isFree(p.c.Name)
+	sameAgain := newDrop && p.isCopy(p.c.Name)
 	for ending, claimed := range p.c.Sidecars.own() {
 		now, _ := beside.one(p.c.Name + ending)
-		moves := !newDrop && isFree(path+ending)
+		moves := !newDrop && p.isFree(p.c.place+ending)
 		if *claimed != nil {
 			moves = !sameAgain && bytes.Equal(now, *claimed)
 		}
 		if now != nil && moves {
-			if err := os.Rename(p.in(p.c.Name+ending), path+ending); err != nil {
+			if err := p.root.Rename(p.c.Name+ending, p.c.place+ending); err != nil {
 				return err
 			}
 			continue
 		}
-		if *claimed != nil && isFree(path+ending) {
-			if err := os.WriteFile(path+ending, *claimed, 0o644); err != nil {
+		if *claimed != nil && p.isFree(p.c.place+ending) {
+			if err := p.write(p.c.place+ending, *claimed); err != nil {
 				return err
 			}
 		}

@@ -294,6 +294,82 @@ func TestPlaceTaken(t *testing.T) {
 	s.wants(map[string]string{"applied/300_a.zip": "another", "applied/300_a-2.zip": string(zip)})
 }
 
+// Whatever links others put into the patch folder, nothing outside of it is written,
+// and nothing is lost.
+func TestPlaceFollowsNoLinks(t *testing.T) {
+	zip := schema1("place")
+	sum := string(sumLine("a.zip", zip))
+	outside := func(s *stage) string {
+		dir := s.t.TempDir()
+		s.must(os.WriteFile(filepath.Join(dir, "file"), []byte("precious"), 0o600))
+		return dir
+	}
+	unchanged := func(s *stage, dir string) {
+		s.t.Helper()
+		data, err := os.ReadFile(filepath.Join(dir, "file"))
+		all, _ := os.ReadDir(dir)
+		if err != nil || string(data) != "precious" || len(all) != 1 {
+			s.t.Errorf("outside: %q, %v, %v", data, all, err)
+		}
+	}
+	want := map[string]string{"rejected/a.zip": string(zip), "rejected/a.zip.sha256": sum, "rejected/a.zip.reason.txt": reasonText}
+	t.Run("the folder", func(t *testing.T) {
+		s := newStage(t)
+		dir := outside(s)
+		s.must(os.Symlink(dir, s.path("rejected")))
+		s.drop("a.zip", zip)
+		c := s.takes("a drop", zip)
+		if _, err := s.Place(c, rejected); err == nil || !strings.Contains(err.Error(), "no link that leads out of it") {
+			t.Errorf("%v", err)
+		}
+		unchanged(s, dir)
+		s.must(os.Remove(s.path("rejected")))
+		s.putAway(c, rejected)
+		s.wants(want)
+	})
+	t.Run("the names that are written", func(t *testing.T) {
+		s := newStage(t)
+		dir := outside(s)
+		s.drop("a.zip", zip)
+		c := s.takes("a drop", zip)
+		c.place = "rejected/a.zip" // it was chosen, and then somebody was quick
+		s.must(os.Mkdir(s.path("rejected"), 0o755))
+		for _, name := range []string{"rejected/a.zip.reason.txt", ".placing-" + c.ID + ".part", ".placing-" + c.ID + ".txt"} {
+			s.must(os.Symlink(filepath.Join(dir, "file"), s.path(name)))
+		}
+		s.must(os.Remove(s.path("a.zip"))) // so that the copy is written
+		s.must(os.Remove(s.path("a.zip.sha256")))
+		s.putAway(c, rejected)
+		unchanged(s, dir)
+		s.wants(want)
+	})
+	t.Run("the patch folder", func(t *testing.T) {
+		s := newStage(t)
+		s.drop("a.zip", zip)
+		c := s.takes("a drop", zip)
+		dir := outside(s)
+		s.must(os.Rename(s.opts.Dir, s.opts.Dir+".away"))
+		s.must(os.Symlink(dir, s.opts.Dir))
+		if _, err := s.Place(c, rejected); err == nil || !strings.Contains(err.Error(), "is a link") {
+			t.Errorf("%v", err)
+		}
+		unchanged(s, dir)
+	})
+}
+
+// A sidecar that is a second name of some file is not read.
+func TestLinkedSidecar(t *testing.T) {
+	zip := schema1("linked")
+	s := newStage(t)
+	secret := filepath.Join(filepath.Dir(s.opts.Dir), "secret")
+	s.must(os.WriteFile(secret, sumLine("a.zip", zip), 0o600))
+	s.must(os.Link(secret, s.path("a.zip.sha256")))
+	s.put("a.zip", zip)
+	s.waits("the sidecar has two names")
+	s.must(os.Remove(secret))
+	s.takes("it has one", zip)
+}
+
 // TestPlaceFails and is tried again.
 func TestPlaceFails(t *testing.T) {
 	s := newStage(t)

@@ -78,13 +78,18 @@ func (r *sidecarReader) read(name string) (Sidecars, freshness) {
 	return s, fresh
 }
 
-// one reads a sidecar: nil if it is not there, or not a plain file.
+// one reads a sidecar: nil if it is not there, or not a plain file. One with a second
+// name is waited for, as a drop is: it may be a file that whoever dropped it cannot
+// read, and its content would end up in a copy that everybody can.
 func (r *sidecarReader) one(name string) (content []byte, written bool) {
-	file, _, _, err := openDrop(r.dir, name)
+	file, _, links, err := openDrop(r.dir, name)
 	if err != nil {
 		return nil, false
 	}
 	defer file.Close()
+	if links != 1 {
+		return nil, true
+	}
 	content, err = io.ReadAll(io.LimitReader(file, maxSidecar))
 	if err != nil {
 		return nil, false

@@ -42,11 +42,22 @@ func openZip(ctx context.Context, path, configFile string) (*opened, error) {
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}
+	info, err := os.Stat(path) // a pipe would be waited for
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		return nil, &exitError{exitUsage, err}
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, &exitError{exitUsage, err}
 	}
 	o := &opened{file: file, cfg: cfg, installed: installed, clock: clock}
+	if limit := int64(cfg.Verify.MaxSize); info.Size() > limit {
+		o.refused = reason.Errorf(reason.LimitExceeded, "the zip has %d bytes, more than verify.max_size (%d)", info.Size(), limit)
+		return o, nil
+	}
 	sums, err := manifest.Sum(file)
 	if err != nil {
 		return nil, &exitError{exitFailed, errors.Join(err, file.Close())}

@@ -53,11 +53,15 @@ type Config struct {
 
 // Patch is the drop folder.
 type Patch struct {
-	Dir      string
-	Mode     string
-	Settle   Duration
-	Poll     Duration
-	Patience Duration
+	Dir              string
+	Mode             string
+	Settle           Duration
+	Poll             Duration
+	Patience         Duration
+	MaxWaiting       int
+	MaxWaitingSize   Size
+	KeepRejected     int
+	KeepRejectedSize Size
 }
 
 // Verify says what is let in.
@@ -253,7 +257,10 @@ func (s *Signal) UnmarshalText(text []byte) error {
 // written. region and target.command have no default.
 func Default() *Config {
 	return &Config{
-		Patch: Patch{Dir: "patch", Mode: ModeAuto, Poll: Duration(2 * time.Second), Patience: Duration(30 * time.Second)},
+		Patch: Patch{
+			Dir: "patch", Mode: ModeAuto, Poll: Duration(2 * time.Second), Patience: Duration(30 * time.Second),
+			MaxWaiting: 100, MaxWaitingSize: 8 << 30, KeepRejected: 100, KeepRejectedSize: 8 << 30,
+		},
 		Verify: Verify{
 			Require: RequireChecksum, MaxSize: 4 << 30, MaxUnpacked: 16 << 30, MaxFiles: 100_000, MaxRatio: 1000,
 		},
@@ -295,6 +302,10 @@ func (c *Config) fields() []field {
 		{"patch.settle", &c.Patch.Settle, live},
 		{"patch.poll", &c.Patch.Poll, live},
 		{"patch.patience", &c.Patch.Patience, live},
+		{"patch.max_waiting", &c.Patch.MaxWaiting, live},
+		{"patch.max_waiting_size", &c.Patch.MaxWaitingSize, live},
+		{"patch.keep_rejected", &c.Patch.KeepRejected, live},
+		{"patch.keep_rejected_size", &c.Patch.KeepRejectedSize, live},
 		{"verify.require", &c.Verify.Require, live},
 		{"verify.keys", &c.Verify.Keys, live},
 		{"verify.max_size", &c.Verify.MaxSize, live},

@@ -22,6 +22,7 @@ const (
 	minPoll     = Duration(10 * time.Millisecond) // faster than that is a busy loop
 	maxDuration = Duration(30 * 24 * time.Hour)   // longer is a mistake in the unit
 	minLogSize  = Size(1 << 20)                   // the rotation counts in MiB
+	mostWaiting = 1000                            // each keeps a descriptor, of which many systems allow 1024
 )
 
 func (r *reader) validate() {
@@ -77,7 +78,9 @@ func (r *reader) bounds() {
 		}
 	}
 	positive := map[string]int64{
-		"patch.patience": int64(c.Patch.Patience), "verify.max_size": int64(c.Verify.MaxSize), "verify.max_unpacked": int64(c.Verify.MaxUnpacked),
+		"patch.patience": int64(c.Patch.Patience), "patch.max_waiting_size": int64(c.Patch.MaxWaitingSize),
+		"patch.keep_rejected": int64(c.Patch.KeepRejected), "patch.keep_rejected_size": int64(c.Patch.KeepRejectedSize),
+		"verify.max_size": int64(c.Verify.MaxSize), "verify.max_unpacked": int64(c.Verify.MaxUnpacked),
 		"verify.max_files": int64(c.Verify.MaxFiles), "verify.max_ratio": c.Verify.MaxRatio, "log.max_files": int64(c.Log.MaxFiles),
 		"target.stop_timeout": int64(c.Target.StopTimeout), "target.reload.timeout": int64(c.Target.Reload.Timeout),
 		"target.ready.timeout": int64(c.Target.Ready.Timeout), "target.gate.retry": int64(c.Target.Gate.Retry),
@@ -89,6 +92,9 @@ func (r *reader) bounds() {
 		if v <= 0 {
 			r.problem(key, "must be more than nothing")
 		}
+	}
+	if n := c.Patch.MaxWaiting; n < 1 || n > mostWaiting {
+		r.problem("patch.max_waiting", "is %d; it must be from 1 to %d", n, mostWaiting)
 	}
 	if c.Patch.Poll < minPoll {
 		r.problem("patch.poll", "is %s; it must be at least %s", c.Patch.Poll, minPoll)

@@ -40,6 +40,13 @@ type space struct {
 	files int64 // -1: not counted
 }
 
+// Free is what an ordinary user may still write on the filesystem of path, in bytes;
+// without bound on systems that are not asked.
+func Free(path string) (int64, error) {
+	s, err := freeSpace(path)
+	return s.bytes, err
+}
+
 // Space refuses, as no-space, a plan that does not fit on the filesystem, with
 // reserve bytes left over. It reads two numbers of the filesystem and no more.
 func (a *Applier) Space(p *Plan, reserve int64) error {

@@ -169,6 +169,15 @@ func (f *Folder) giveUp(name string, id identity, sidecars Sidecars, v verdict) 
 	return c
 }
 
+// weight is what a claim with a copy takes, in bytes.
+func (c *Claim) weight() int64 {
+	size := c.Size
+	for _, content := range c.Sidecars.kept() {
+		size += int64(len(*content))
+	}
+	return size
+}
+
 // Open opens the private copy.
 func (c *Claim) Open() (*os.File, error) { return os.Open(filepath.Join(c.dir, packageName)) }
 

@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +32,11 @@ type Options struct {
 	NeedChecksum  bool
 	NeedSignature bool
 
+	MaxWaiting       int   // claims at a time; 0: no limit
+	MaxWaitingSize   int64 // bytes of their copies; 0: no limit
+	KeepRejected     int   // drops that Prune leaves; 0: all
+	KeepRejectedSize int64 // bytes of them; 0: no limit
+
 	// Examine looks at a file's structure; the error says why it is not whole.
 	Examine func(r io.ReaderAt, size int64) (Shape, error)
 	// Verify looks at every byte. It is asked only where a writer cannot be excluded.
@@ -43,6 +47,9 @@ type Options struct {
 	// Signed says whether a signature file is all there.
 	Signed func(minisig []byte) bool
 
+	// Free is what a copy may take of the filesystem of Claims, in bytes; not asked if nil.
+	Free func() (int64, error)
+
 	Now func() time.Time // time.Now if nil
 	Log hclog.Logger
 }
@@ -52,10 +59,13 @@ type Folder struct {
 	opts   Options
 	seen   map[string]*history // drops that are waited for, by name
 	claims map[string]*Claim   // by id
+	last   uint64              // the newest arrival
+	lists  [2][]byte           // as they were last read, so that all claims share them
 }
 
 // history is what is remembered of a drop between two looks.
 type history struct {
+	arrival uint64 // drops are looked at in this order
 	id      identity
 	links   uint64
 	beside  string    // a fingerprint of the sidecars
@@ -63,9 +73,15 @@ type history struct {
 	changed time.Time // when any of these did, last
 	pause   time.Duration
 
-	shape    Shape
-	why      string
-	examined bool
+	shape               Shape
+	why                 string
+	examined            bool
+	vouched             bool // the next two are known
+	checksum, signature presence
+
+	ready bool      // it was found whole when there was no room
+	over  bool      // it was to be given up when that was no scan's turn
+	short time.Time // since when there is no space for a copy
 }
 
 // NewFolder returns a Folder that knows of no claims yet; see Resume.
@@ -88,64 +104,60 @@ func (f *Folder) Configure(opts Options) {
 
 // Found is what a Scan found.
 type Found struct {
-	Claims  []*Claim      // new ones, in order of name; Reject is set for those that are given up
-	Waiting []Waiting     // drops that are not whole yet
+	Claims  []*Claim      // new ones, in order of arrival; Reject is set for those that are given up
+	Waiting []Waiting     // drops that are not taken yet
 	Hold    bool          // HOLD is there: nothing is claimed
 	Held    []string      // the drops that it holds
 	Gone    []*Claim      // claims whose file was removed from the folder before their turn
+	Full    bool          // drops wait for other claims to be released
+	Beyond  int           // drops that were not looked at, since so many others wait
 	Again   time.Duration // when to scan again even without an event; 0: no need
 }
 
-// Waiting is a drop that is not whole yet.
-type Waiting struct{ Name, Why string }
+// Waiting is a drop that is not taken yet: one of the reasons below, and a sentence.
+type Waiting struct{ Name, Reason, Why string }
 
-// Scan looks at the folder once. An error is about the folder as a whole.
+// Why drops wait.
+const (
+	NotWhole = "not whole"
+	NoRoom   = "no room"
+	NoSpace  = "no space"
+)
+
+// Scan looks at the folder once. It takes no more than there is room for, and gives
+// up no more than giveUps, so that it comes to an end in a flood too. An error is
+// about the folder as a whole.
 func (f *Folder) Scan(ctx context.Context) (Found, error) {
 	dir, err := openFolder(f.opts.Dir)
 	if err != nil {
 		return Found{}, fmt.Errorf("cannot look into the patch folder: %w", err)
 	}
 	defer dir.Close()
-	entries, err := dir.ReadDir(-1)
-	if err != nil {
+	s := f.newScan(dir)
+	if err := s.read(); err != nil {
 		return Found{}, fmt.Errorf("cannot look into the patch folder: %w", err)
 	}
-	slices.SortFunc(entries, func(x, y fs.DirEntry) int { return strings.Compare(x.Name(), y.Name()) })
-	var found Found
-	names := map[string]bool{}
-	for _, e := range entries {
-		names[e.Name()] = true
-	}
-	found.Hold = names[HoldName]
-	beside := sidecarReader{dir: dir}
-	for _, e := range entries {
+	for _, name := range s.inOrder() {
 		if ctx.Err() != nil {
-			return found, nil
+			return s.found, nil
 		}
-		if !isDrop(e) || f.pending(dir, e.Name()) {
+		if s.found.Hold {
+			s.found.Held = append(s.found.Held, name)
 			continue
 		}
-		if found.Hold {
-			found.Held = append(found.Held, e.Name())
-			continue
-		}
-		f.look(ctx, dir, e.Name(), &beside, &found)
-	}
-	for name := range f.seen {
-		if !names[name] {
-			delete(f.seen, name)
-		}
+		s.look(ctx, name)
 	}
 	for _, c := range f.claims {
+		_, there := s.there[c.Name]
 		switch {
 		case c.decided || c.Reject != nil:
-		case !names[c.Name]:
-			found.Gone = append(found.Gone, c)
-		case found.Hold:
-			found.Held = append(found.Held, c.Name)
+		case !there:
+			s.found.Gone = append(s.found.Gone, c)
+		case s.found.Hold:
+			s.found.Held = append(s.found.Held, c.Name)
 		}
 	}
-	return found, nil
+	return s.found, nil
 }
 
 // ignored are the endings of files that somebody is still making.
@@ -164,12 +176,9 @@ func isDrop(e fs.DirEntry) bool {
 }
 
 // pending says whether the file of that name is already claimed.
-func (f *Folder) pending(dir *os.File, name string) bool {
-	for _, c := range f.claims {
-		if c.Name != name {
-			continue
-		}
-		if file, id, _, err := openDrop(dir, name); err == nil {
+func (s *scan) pending(name string) bool {
+	for _, c := range s.claimed[name] {
+		if file, id, _, err := openDrop(s.dir, name); err == nil {
 			same := c.isOriginal(file, id)
 			_ = file.Close()
 			if same {
@@ -189,65 +198,97 @@ const (
 )
 
 // look looks at one drop and takes it, gives it up, or waits.
-func (f *Folder) look(ctx context.Context, dir *os.File, name string, beside *sidecarReader, found *Found) {
-	file, id, links, err := openDrop(dir, name)
+func (s *scan) look(ctx context.Context, name string) {
+	f, h := s.f, s.f.seen[name]
+	if s.knows(name, h) {
+		return
+	}
+	file, id, links, err := openDrop(s.dir, name)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotRegular) {
-			found.Waiting = append(found.Waiting, Waiting{name, err.Error()})
+			s.wait(name, NotWhole, err.Error())
 		}
 		return
 	}
 	defer file.Close()
 	now := f.opts.Now()
-	sidecars, fresh := beside.read(name)
-	h := f.seen[name]
-	steady := h != nil && h.id == id && h.links == links && h.beside == fresh.print
+	sidecars, fresh := s.beside.read(name)
+	steady := h.id == id && h.links == links && h.beside == fresh.print
 	if !steady {
-		h = &history{id: id, links: links, beside: fresh.print, changed: now, pause: firstPause}
+		h = &history{arrival: h.arrival, id: id, links: links, beside: fresh.print, changed: now, pause: firstPause}
 		f.seen[name] = h
 	}
-	s := sight{
+	what := sight{
 		size: id.size, links: links, writer: writerOf(file), steady: steady,
 		needSum: f.opts.NeedChecksum, needSig: f.opts.NeedSignature, sizeLimit: f.opts.MaxSize, patience: f.opts.Patience,
 	}
-	if s.writer == WriterOpen || h.written {
+	if what.writer == WriterOpen || h.written {
 		h.changed = now // closing it is a change too
 	}
-	h.written = s.writer == WriterOpen
-	s.quiet = now.Sub(h.changed)
-	f.examine(ctx, file, sidecars, h, &s)
-	s.checksum, s.signature = f.besideOf(name, sidecars, fresh)
-	if s.writer != WriterOpen && s.shape >= Whole && f.outlived(file, name, sidecars) {
-		s.checksum = unfinished
+	h.written = what.writer == WriterOpen
+	what.quiet = now.Sub(h.changed)
+	f.examine(ctx, file, sidecars, h, &what)
+	if !h.vouched || fresh.written {
+		h.checksum, h.signature = f.besideOf(name, sidecars, fresh)
+		h.vouched = !fresh.written
 	}
+	what.checksum, what.signature = h.checksum, h.signature
+	if what.writer != WriterOpen && what.shape >= Whole && s.outlived(file, name, sidecars) {
+		what.checksum = unfinished
+	}
+	d := drop{file: file, name: name, id: id, sidecars: sidecars, h: h, now: now,
+		soon: what.writer != WriterNone || fresh.written || links != 1}
+	s.carryOut(ctx, &d, decide(what))
+}
 
-	v := decide(s)
-	soon := s.writer != WriterNone || fresh.written || links != 1
+// drop is what a scan has in its hands.
+type drop struct {
+	file     *os.File
+	name     string
+	id       identity
+	sidecars Sidecars
+	h        *history
+	now      time.Time
+	soon     bool // no event will tell of a change
+}
+
+// carryOut does what was decided of a drop.
+func (s *scan) carryOut(ctx context.Context, d *drop, v verdict) {
+	f, h := s.f, d.h
+	h.ready, h.over = v.take, v.code != ""
 	if v.take {
-		claim, err := f.claim(ctx, file, name, id, sidecars)
-		if err == nil {
-			delete(f.seen, name)
-			found.Claims = append(found.Claims, claim)
-			return
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		v.why, h.changed, soon = err.Error(), now, true
-	} else if v.code != "" {
-		delete(f.seen, name)
-		found.Claims = append(found.Claims, f.giveUp(name, id, sidecars, v))
+		v = s.admit(d)
+	}
+	if v.take {
+		v = s.take(ctx, d)
+	}
+	switch {
+	case v.take || ctx.Err() != nil:
+		return
+	case v.code != "" && s.mayGiveUp():
+		s.add(f.giveUp(d.name, d.id, d.sidecars, v))
+		return
+	case v.code != "":
+		s.postpone(d.name)
 		return
 	}
-	found.Waiting = append(found.Waiting, Waiting{name, v.why})
-	again := h.changed.Add(f.opts.Patience).Sub(now)
-	if soon {
+	since := h.changed
+	switch v.waitsFor {
+	case NoRoom: // whoever releases a claim scans again
+		s.wait(d.name, NoRoom, v.why)
+		return
+	case NoSpace:
+		since = h.short
+		s.wait(d.name, NoSpace, v.why)
+	default:
+		s.wait(d.name, NotWhole, v.why)
+	}
+	again := since.Add(f.opts.Patience).Sub(d.now)
+	if d.soon {
 		again = min(max(again, firstPause), h.pause)
 		h.pause = min(2*h.pause, lastPause)
 	}
-	if found.Again == 0 || again < found.Again {
-		found.Again = max(again, firstPause)
-	}
+	s.again(again)
 }
 
 // settledFor is how long a file must have stood still for its structure not to be
@@ -274,9 +315,9 @@ func (f *Folder) examine(ctx context.Context, file *os.File, sidecars Sidecars, 
 
 // outlived says whether a sidecar is still that of an earlier drop of the same name,
 // with other bytes, that is not put away yet: then the drop's own is still to come.
-func (f *Folder) outlived(file *os.File, name string, now Sidecars) bool {
-	for _, c := range f.claims {
-		if c.Name != name || c.Reject != nil {
+func (s *scan) outlived(file *os.File, name string, now Sidecars) bool {
+	for _, c := range s.claimed[name] {
+		if c.Reject != nil {
 			continue
 		}
 		claimed, same := c.Sidecars.own(), false

@@ -315,7 +315,7 @@ func (p *placer) sidecars() error {
 	newDrop := !p.isFree(p.c.Name)
 	sameAgain := newDrop && p.isCopy(p.c.Name)
 	for ending, claimed := range p.c.Sidecars.own() {
-		now, _ := beside.one(p.c.Name + ending)
+		now, _ := beside.one(p.c.Name+ending, maxOwn)
 		moves := !newDrop && p.isFree(p.c.place+ending)
 		if *claimed != nil {
 			moves = !sameAgain && bytes.Equal(now, *claimed)

@@ -57,9 +57,10 @@ const (
 
 // verdict is what the rule decides: take it, give it up with code, or wait.
 type verdict struct {
-	take bool
-	code reason.Code // "" unless it is given up
-	why  string
+	take     bool
+	code     reason.Code // "" unless it is given up
+	why      string
+	waitsFor string // if it is whole: NoRoom or NoSpace
 }
 
 // decide is the rule. Content decides what is taken; stillness decides only when

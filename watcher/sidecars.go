@@ -1,10 +1,13 @@
 package watcher
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 )
 
 // Sidecars are the contents of the files beside a drop; nil for those that are not
@@ -23,8 +26,13 @@ const (
 	checksumsName = "checksums.txt"
 )
 
-// maxSidecar bounds what is read of one: a list of some ten thousand names.
-const maxSidecar = 1 << 20
+// Bounds of what is read: of a list some ten thousand names; of what belongs to one
+// drop a line or two with long names and comments, since it is kept for each drop
+// that waits.
+const (
+	maxList = 1 << 20
+	maxOwn  = 16 << 10
+)
 
 // own are the endings of the sidecars that belong to one drop and travel with it,
 // and where their contents go.
@@ -52,45 +60,66 @@ type freshness struct {
 type sidecarReader struct {
 	dir         *os.File
 	read1       bool
-	list, sums  []byte
+	known       *[2][]byte // the lists as an earlier scan has read them
+	listPrint   [sha256.Size]byte
 	listWritten bool
 }
 
 func (r *sidecarReader) read(name string) (Sidecars, freshness) {
 	if !r.read1 {
-		var w1, w2 bool
-		r.list, w1 = r.one(listName)
-		r.sums, w2 = r.one(checksumsName)
-		r.read1, r.listWritten = true, w1 || w2
+		r.readLists()
 	}
-	s := Sidecars{List: r.list, Checksums: r.sums}
+	s := Sidecars{List: r.known[0], Checksums: r.known[1]}
 	fresh := freshness{written: r.listWritten}
 	for ending, content := range s.own() {
 		var written bool
-		*content, written = r.one(name + ending)
+		*content, written = r.one(name+ending, maxOwn)
 		fresh.written = fresh.written || written
 	}
 	sum := sha256.New()
-	for _, content := range [][]byte{s.SHA256, s.CRC32, s.List, s.Checksums, s.Minisig} {
-		fmt.Fprintf(sum, "%t %d:%s", content != nil, len(content), content)
-	}
+	sum.Write(r.listPrint[:])
+	printOf(sum, s.SHA256, s.CRC32, s.Minisig)
 	fresh.print = string(sum.Sum(nil))
 	return s, fresh
 }
 
-// one reads a sidecar: nil if it is not there, or not a plain file. One with a second
-// name is waited for, as a drop is: it may be a file that whoever dropped it cannot
-// read, and its content would end up in a copy that everybody can.
-func (r *sidecarReader) one(name string) (content []byte, written bool) {
+// readLists reads the lists. One that is as it was is not kept a second time: each
+// claim holds on to those that it was taken with.
+func (r *sidecarReader) readLists() {
+	sum := sha256.New()
+	for i, name := range []string{listName, checksumsName} {
+		content, written := r.one(name, maxList)
+		if was := r.known[i]; (was == nil) != (content == nil) || !bytes.Equal(was, content) {
+			r.known[i] = content
+		}
+		r.listWritten = r.listWritten || written
+		printOf(sum, content)
+	}
+	sum.Sum(r.listPrint[:0])
+	r.read1 = true
+}
+
+func printOf(w io.Writer, contents ...[]byte) {
+	for _, content := range contents {
+		fmt.Fprintf(w, "%t %d:", content != nil, len(content))
+		_, _ = w.Write(content)
+	}
+}
+
+// one reads a sidecar, up to a bound: nil if it is not there, or not a plain file. One
+// with a second name is waited for, as a drop is: it may be a file that whoever
+// dropped it cannot read, and its content would end up in a copy that everybody can.
+func (r *sidecarReader) one(name string, most int64) (content []byte, written bool) {
 	file, _, links, err := openDrop(r.dir, name)
 	if err != nil {
-		return nil, false
+		// Where there is no descriptor left, it cannot be known yet what is there.
+		return nil, errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 	}
 	defer file.Close()
 	if links != 1 {
 		return nil, true
 	}
-	content, err = io.ReadAll(io.LimitReader(file, maxSidecar))
+	content, err = io.ReadAll(io.LimitReader(file, most))
 	if err != nil {
 		return nil, false
 	}

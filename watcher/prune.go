@@ -1,0 +1,177 @@
+package watcher
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"patchagent/manifest/reason"
+)
+
+// Pruned is what Prune has removed.
+type Pruned struct {
+	Drops int
+	Bytes int64
+}
+
+// refused is a drop in rejected/ that the agent has put there.
+type refused struct {
+	name   string // of the zip, which an operator may have taken away
+	placed time.Time
+	size   int64 // with its sidecars
+}
+
+// Prune removes the oldest drops from rejected/ that are more than KeepRejected, or
+// larger together than KeepRejectedSize; the newest stays in any case. What the
+// agent has not put there stays, and is not counted. The reasons go last, when the
+// rest is gone from the disk: so what a crash leaves is still known for the agent's
+// own, and goes the next time.
+func (f *Folder) Prune() (Pruned, error) {
+	var done Pruned
+	path := filepath.Join(f.opts.Dir, rejectedName)
+	dir, err := openFolder(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return done, nil
+	}
+	if err != nil {
+		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
+	}
+	defer dir.Close()
+	all, err := f.refused(dir)
+	if err != nil {
+		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
+	}
+	old := f.beyond(all)
+	if len(old) == 0 {
+		return done, nil
+	}
+	var gone []string
+	var failed error
+	for _, r := range old {
+		if err := r.remove(path); err != nil {
+			failed = err // its reason stays, so that it is tried again
+			continue
+		}
+		gone = append(gone, r.name+reasonEnding)
+		done.Bytes += r.size
+	}
+	if err := syncPath(path); err != nil {
+		return Pruned{}, fmt.Errorf("cannot remove old rejected patches: %w", err)
+	}
+	for _, name := range gone {
+		if err := os.Remove(filepath.Join(path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = err
+			continue
+		}
+		done.Drops++
+	}
+	if failed != nil {
+		failed = fmt.Errorf("cannot remove an old rejected patch: %w", failed)
+	}
+	return done, failed
+}
+
+// remove removes all of it but its reason.
+func (r refused) remove(folder string) error {
+	names := []string{r.name}
+	for ending := range new(Sidecars).own() {
+		names = append(names, r.name+ending)
+	}
+	for _, name := range names {
+		path := filepath.Join(folder, name)
+		if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+			continue // taken away, or not the agent's
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// beyond are those that are too many or too large, given the newest first.
+func (f *Folder) beyond(all []refused) []refused {
+	slices.SortFunc(all, func(x, y refused) int {
+		return cmp.Or(y.placed.Compare(x.placed), strings.Compare(y.name, x.name))
+	})
+	var size int64
+	for i, r := range all {
+		size += r.size
+		many := f.opts.KeepRejected > 0 && i >= f.opts.KeepRejected
+		large := f.opts.KeepRejectedSize > 0 && size > f.opts.KeepRejectedSize
+		if i > 0 && (many || large) {
+			return all[i:]
+		}
+	}
+	return nil
+}
+
+// refused lists what the agent has put into rejected/.
+func (f *Folder) refused(dir *os.File) ([]refused, error) {
+	busy := map[string]bool{} // still being put away
+	for _, c := range f.claims {
+		busy[filepath.Base(c.place)] = true
+	}
+	var all []refused
+	for {
+		entries, err := dir.ReadDir(chunk)
+		for _, e := range entries {
+			name, is := strings.CutSuffix(e.Name(), reasonEnding)
+			if !is || !e.Type().IsRegular() || busy[name] {
+				continue
+			}
+			if r, ok := refusedIn(dir, name); ok {
+				all = append(all, r)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// refusedIn looks at one drop there. It is the agent's if the reason beside it begins
+// with a code, and it is a regular file.
+func refusedIn(dir *os.File, name string) (refused, bool) {
+	file, _, _, err := openDrop(dir, name+reasonEnding)
+	if err != nil {
+		return refused{}, false
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return refused{}, false
+	}
+	const longest = 64 // of the codes
+	line, _ := bufio.NewReader(io.LimitReader(file, longest)).ReadString('\n')
+	code, whole := strings.CutSuffix(line, "\n")
+	if !whole || reason.Code(code).Outcome() == "" {
+		return refused{}, false
+	}
+	r := refused{name: name, placed: info.ModTime()}
+	zip, err := os.Lstat(filepath.Join(dir.Name(), name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil || !zip.Mode().IsRegular():
+		return refused{}, false
+	default:
+		r.size = zip.Size()
+	}
+	for ending := range new(Sidecars).own() {
+		if info, err := os.Lstat(filepath.Join(dir.Name(), name+ending)); err == nil && info.Mode().IsRegular() {
+			r.size += info.Size()
+		}
+	}
+	return r, true
+}

@@ -163,6 +163,7 @@ func (a *agent) place(e *ending) error {
 		to = watcher.Destination{Applied: true, Build: *r.Build}
 	}
 	_, err := a.folder.Place(e.claim, to)
+	a.pruning = a.pruning || !to.Applied
 	return err
 }
 

@@ -60,6 +60,7 @@ func (r *reader) take(ctx context.Context, next *config.Config) {
 	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))
 	a.cfg = next
 	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
+	a.pruning = true
 	a.folder.Configure(folderOptions(next, a.log.Named("watcher")))
 	a.applier.Configure(next.Target.Protect, guarded(next), next.State.Keep)
 	a.process.Configure(processOptions(next))

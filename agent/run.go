@@ -1,9 +1,7 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"maps"
 	"os"
 	"slices"
 	"time"
@@ -14,7 +12,6 @@ import (
 	"patchagent/agent/record"
 	"patchagent/agent/supervisor"
 	"patchagent/applier"
-	"patchagent/manifest"
 	"patchagent/manifest/reason"
 	"patchagent/watcher"
 )
@@ -33,14 +30,20 @@ type agent struct {
 	clock     *record.Clock
 
 	queue   []*patch          // verified, waiting for their turn
+	unread  []*unread         // claimed, to be tried again
 	endings []*ending         // decided, not yet wholly put away
 	waiting map[string]string // file name → why it waits, as it was last logged
+	crowds  map[string]int    // why many wait → how many that were when it was last logged
+	pace    pace              // of the scans
 	trial   *trial            // the patch on probation
 	arrived time.Time         // the newest drop
 	held    bool              // HOLD is in the folder
 	failed  bool              // a rollback failed: nothing more is applied
 	fatal   error             // the agent cannot go on, and leaves the rest to the next one
 	trouble string            // with the folder, as it was last logged
+
+	pruning  bool   // patch/rejected may hold more than it should
+	unpruned string // why it could not be pruned, as it was last logged
 }
 
 // wakes are the things that the loop sleeps for, beside its timer.
@@ -68,10 +71,28 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 			continue
 		default:
 		}
+		if !a.sleep(ctx, w, timer.C, reread) {
+			return
+		}
+	}
+}
+
+// sleep returns when something has happened; false when ctx is done. After a scan
+// events of the folder have to wait a little.
+func (a *agent) sleep(ctx context.Context, w wakes, timer <-chan time.Time, reread func(hangup bool)) bool {
+	folder, rested := w.folder, (<-chan time.Time)(nil)
+	if a.pace.rest > 0 {
+		folder, rested = nil, time.After(a.pace.rest)
+	}
+	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-w.folder:
+			return false
+		case <-rested:
+			a.pace.rested(len(w.folder) > 0)
+			folder, rested = w.folder, nil
+			continue
+		case <-folder:
 		case <-w.process:
 		case verdict := <-a.onTrial():
 			a.judge(ctx, verdict)
@@ -81,8 +102,9 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 			reread(false)
 		case <-w.hangup:
 			reread(true)
-		case <-timer.C:
+		case <-timer:
 		}
+		return true
 	}
 }
 
@@ -115,7 +137,10 @@ func (a *agent) saveClock() {
 // whole in the folder. What passes joins the queue; the rest is refused.
 func (a *agent) collect(ctx context.Context) time.Duration {
 	a.endings = slices.DeleteFunc(a.endings, a.tryEnding)
+	a.unread = slices.DeleteFunc(a.unread, func(u *unread) bool { return a.read(ctx, u) })
+	began := time.Now()
 	found, err := a.folder.Scan(ctx)
+	a.pace.scanned(time.Since(began), len(found.Claims) > 0)
 	if err != nil {
 		if a.trouble != err.Error() {
 			a.log.Error("nothing can be taken in", "error", err)
@@ -130,38 +155,15 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 		a.receive(ctx, claim)
 	}
 	a.noteQueue()
+	a.prune()
+	again := time.Duration(a.cfg.Patch.Poll)
 	if found.Again > 0 {
-		return min(found.Again, time.Duration(a.cfg.Patch.Poll))
+		again = min(again, found.Again)
 	}
-	return time.Duration(a.cfg.Patch.Poll)
-}
-
-// receive verifies a claim and puts it into the queue, or refuses it.
-func (a *agent) receive(ctx context.Context, claim *watcher.Claim) {
-	began := time.Now()
-	if claim.Reject != nil {
-		a.end(claim, nil, refuse(receiptOf(claim, checked{}, a.installed.Build, began), claim.Reject))
-		return
+	if found.Full && len(found.Claims)+len(found.Gone) > 0 {
+		again = 0 // what was refused or withdrawn just now has made room
 	}
-	f, err := claim.Open()
-	if err != nil {
-		a.end(claim, nil, refuse(receiptOf(claim, checked{}, a.installed.Build, began), err))
-		return
-	}
-	known, err := verify(ctx, f, claim.Name, sumsOf(claim), manifest.Sidecars(claim.Sidecars), a.cfg, a.installed)
-	switch {
-	case ctx.Err() != nil:
-		_ = f.Close() // the claim is found again at the next start
-	case err != nil:
-		_ = f.Close()
-		a.end(claim, nil, refuse(receiptOf(claim, known, a.installed.Build, began), err))
-	default:
-		for _, note := range known.pkg.Notes {
-			a.log.Warn("about the package", "patch", claim.Name, "note", note)
-		}
-		a.queue = append(a.queue, &patch{claim: claim, file: f, checked: known})
-		slices.SortStableFunc(a.queue, func(x, y *patch) int { return cmp.Compare(x.manifest().Build, y.manifest().Build) })
-	}
+	return max(again, a.pace.rest)
 }
 
 // next returns the patch whose turn it is, or nil and when to ask again.
@@ -169,6 +171,9 @@ func (a *agent) next(now time.Time) (*patch, time.Duration) {
 	const nothing = time.Duration(1<<63 - 1)
 	if len(a.queue) == 0 || a.failed || a.held || a.trial != nil || a.unrecorded() || !a.process.settled() {
 		return nil, nothing
+	}
+	if left := a.unreadFor(now); left > 0 {
+		return nil, left
 	}
 	if left := a.arrived.Add(time.Duration(a.cfg.Patch.Settle)).Sub(now); left > 0 {
 		return nil, left
@@ -306,64 +311,4 @@ func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.
 	}
 	r.DowntimeMS = result.Downtime.Milliseconds()
 	return r
-}
-
-// noteWaiting logs that a drop waits, once for each reason.
-func (a *agent) noteWaiting(name, why, detail string) {
-	if a.waiting[name] == why {
-		return
-	}
-	a.waiting[name] = why
-	a.log.Info("patch waiting", "patch", name, "reason", why, "detail", detail)
-}
-
-// noteQueue logs why what is verified has not its turn.
-func (a *agent) noteQueue() {
-	for _, p := range a.queue {
-		switch {
-		case a.failed:
-			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
-		case a.trial != nil && a.trial.patch != p:
-			a.noteWaiting(p.claim.Name, "probation", a.trial.receipt.Patch+" is on probation")
-		}
-	}
-}
-
-// noteFound logs what of the folder's state is news.
-func (a *agent) noteFound(found watcher.Found) {
-	a.held = found.Hold
-	waits := map[string]bool{}
-	for _, w := range found.Waiting {
-		waits[w.Name] = true
-	}
-	for _, p := range a.queue {
-		waits[p.claim.Name] = true
-	}
-	for _, name := range found.Held {
-		waits[name] = true
-	}
-	maps.DeleteFunc(a.waiting, func(name, _ string) bool { return !waits[name] })
-	for _, name := range found.Held {
-		a.noteWaiting(name, "hold", "the file HOLD is in the patch folder")
-	}
-	for _, w := range found.Waiting {
-		a.noteWaiting(w.Name, "not whole", w.Why)
-	}
-	for _, claim := range found.Gone {
-		if a.trial != nil && a.trial.claim == claim || slices.ContainsFunc(a.endings, func(e *ending) bool { return e.claim == claim }) {
-			continue // in place already, or decided and still to be put away
-		}
-		delete(a.waiting, claim.Name)
-		a.log.Info("patch withdrawn", "patch", claim.Name, "id", claim.ID, "detail", "its file was removed from the patch folder before its turn")
-		a.queue = slices.DeleteFunc(a.queue, func(p *patch) bool {
-			if p.claim.ID != claim.ID {
-				return false
-			}
-			p.close()
-			return true
-		})
-		if err := a.folder.Release(claim); err != nil {
-			a.log.Warn("cannot remove the copy of a withdrawn patch", "patch", claim.Name, "error", err)
-		}
-	}
 }

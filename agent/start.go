@@ -48,7 +48,7 @@ func runAgent(ctx context.Context, file string, std Program) error {
 		return &exitError{exitUsage, err}
 	}
 	defer sink.close()
-	a := &agent{cfg: cfg, log: log, fault: std.Fault, waiting: map[string]string{}}
+	a := &agent{cfg: cfg, log: log, fault: std.Fault, waiting: map[string]string{}, crowds: map[string]int{}, pruning: true}
 	if err := serve(ctx, a, sink, hangup); err != nil {
 		log.Error("cannot go on", "error", err)
 		status := exitFailed
@@ -283,6 +283,12 @@ func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
 		MaxSize:       int64(cfg.Verify.MaxSize),
 		NeedChecksum:  cfg.Verify.Require == config.RequireChecksum && !signed,
 		NeedSignature: signed,
+		MaxWaiting:    cfg.Patch.MaxWaiting, MaxWaitingSize: int64(cfg.Patch.MaxWaitingSize),
+		KeepRejected: cfg.Patch.KeepRejected, KeepRejectedSize: int64(cfg.Patch.KeepRejectedSize),
+		Free: func() (int64, error) {
+			free, err := applier.Free(cfg.State.Dir)
+			return free - spaceReserve, err
+		},
 		Examine: func(r io.ReaderAt, size int64) (watcher.Shape, error) {
 			shape, err := examine(r, size, limits)
 			return watcher.Shape(shape), err

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"maps"
+	"slices"
+
+	"patchagent/watcher"
+)
+
+// noteWaiting logs that a drop waits, once for each reason.
+func (a *agent) noteWaiting(name, why, detail string) {
+	if a.waiting[name] == why {
+		return
+	}
+	a.waiting[name] = why
+	a.log.Info("patch waiting", "patch", name, "reason", why, "detail", detail)
+}
+
+// noteQueue logs why what is verified has not its turn.
+func (a *agent) noteQueue() {
+	for _, p := range a.queue {
+		switch {
+		case a.failed:
+			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
+		case a.trial != nil && a.trial.patch != p:
+			a.noteWaiting(p.claim.Name, "probation", a.trial.receipt.Patch+" is on probation")
+		}
+	}
+}
+
+// mostLines is how many drops that wait for the same are told of one by one. When
+// there are more, a line says how many, and the next when they are twice as many.
+const mostLines = 20
+
+// noteCrowd logs that drops wait for the same.
+func (a *agent) noteCrowd(why string, drops []watcher.Waiting) {
+	if len(drops) <= mostLines {
+		delete(a.crowds, why)
+	}
+	told := 0
+	for _, w := range drops {
+		if a.waiting[w.Name] == why {
+			told++
+		}
+	}
+	for _, w := range drops {
+		if a.waiting[w.Name] == why {
+			continue
+		}
+		if told++; told <= mostLines {
+			a.noteWaiting(w.Name, why, w.Why)
+		}
+		a.waiting[w.Name] = why
+	}
+	if n := len(drops); n > mostLines && n >= 2*a.crowds[why] {
+		a.crowds[why] = n
+		a.log.Info("many patches waiting", "patches", n, "reason", why)
+	}
+}
+
+// noteBeyond logs that there are drops that are not even looked at.
+func (a *agent) noteBeyond(n int) {
+	const why = "beyond"
+	if n == 0 {
+		delete(a.crowds, why)
+	} else if n >= 2*a.crowds[why] {
+		a.crowds[why] = n
+		a.log.Warn("more patches in the folder than are looked at; the others come later", "patches", n)
+	}
+}
+
+// noteFound logs what of the folder's state is news.
+func (a *agent) noteFound(found watcher.Found) {
+	a.held = found.Hold
+	waits := map[string]bool{}
+	crowds := map[string][]watcher.Waiting{}
+	for _, w := range found.Waiting {
+		waits[w.Name] = true
+		crowds[w.Reason] = append(crowds[w.Reason], w)
+	}
+	for _, p := range a.queue {
+		waits[p.claim.Name] = true
+	}
+	for _, name := range found.Held {
+		waits[name] = true
+		crowds["hold"] = append(crowds["hold"], watcher.Waiting{Name: name, Why: "the file HOLD is in the patch folder"})
+	}
+	maps.DeleteFunc(a.waiting, func(name, _ string) bool { return !waits[name] })
+	for _, why := range []string{"hold", watcher.NotWhole, watcher.NoRoom, watcher.NoSpace} {
+		a.noteCrowd(why, crowds[why])
+	}
+	a.noteBeyond(found.Beyond)
+	for _, claim := range found.Gone {
+		if a.trial != nil && a.trial.claim == claim || slices.ContainsFunc(a.endings, func(e *ending) bool { return e.claim == claim }) {
+			continue // in place already, or decided and still to be put away
+		}
+		delete(a.waiting, claim.Name)
+		a.log.Info("patch withdrawn", "patch", claim.Name, "id", claim.ID, "detail", "its file was removed from the patch folder before its turn")
+		a.queue = slices.DeleteFunc(a.queue, func(p *patch) bool {
+			if p.claim.ID != claim.ID {
+				return false
+			}
+			p.close()
+			return true
+		})
+		a.unread = slices.DeleteFunc(a.unread, func(u *unread) bool { return u.claim == claim })
+		if err := a.folder.Release(claim); err != nil {
+			a.log.Warn("cannot remove the copy of a withdrawn patch", "patch", claim.Name, "error", err)
+		}
+	}
+}

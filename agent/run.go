@@ -89,7 +89,6 @@ func (a *agent) sleep(ctx context.Context, w wakes, timer <-chan time.Time, rere
 		case <-ctx.Done():
 			return false
 		case <-rested:
-			a.pace.rested(len(w.folder) > 0)
 			folder, rested = w.folder, nil
 			continue
 		case <-folder:
@@ -140,7 +139,7 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 	a.unread = slices.DeleteFunc(a.unread, func(u *unread) bool { return a.read(ctx, u) })
 	began := time.Now()
 	found, err := a.folder.Scan(ctx)
-	a.pace.scanned(time.Since(began), len(found.Claims) > 0)
+	a.pace.scanned(began, time.Since(began), len(found.Claims) > 0)
 	if err != nil {
 		if a.trouble != err.Error() {
 			a.log.Error("nothing can be taken in", "error", err)

@@ -92,8 +92,7 @@ func (s *scan) read() error {
 			switch {
 			case seen || claimed && s.pending(name):
 				s.there[name] = true
-			case len(s.f.seen)+len(fresh) < maxSeen:
-				s.there[name] = true
+			case len(fresh) < maxSeen:
 				fresh = append(fresh, name)
 			default:
 				s.found.Beyond++
@@ -112,11 +111,13 @@ func (s *scan) read() error {
 		}
 	}
 	slices.Sort(fresh)
-	for _, name := range fresh {
-		if s.f.seen[name] == nil { // a folder that changes while it is read can name it twice
-			s.f.last++
-			s.f.seen[name] = &history{arrival: s.f.last}
-		}
+	fresh = slices.Compact(fresh) // a folder that changes while it is read can name one twice
+	room := min(max(maxSeen-len(s.f.seen), 0), len(fresh))
+	s.found.Beyond += len(fresh) - room
+	for _, name := range fresh[:room] {
+		s.f.last++
+		s.f.seen[name] = &history{arrival: s.f.last}
+		s.there[name] = true
 	}
 	return nil
 }

@@ -283,7 +283,8 @@ func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
 		MaxSize:       int64(cfg.Verify.MaxSize),
 		NeedChecksum:  cfg.Verify.Require == config.RequireChecksum && !signed,
 		NeedSignature: signed,
-		MaxWaiting:    cfg.Patch.MaxWaiting, MaxWaitingSize: int64(cfg.Patch.MaxWaitingSize),
+		// Each that waits is open, and applying one of them needs descriptors, too.
+		MaxWaiting: min(cfg.Patch.MaxWaiting, max(descriptors()/2, 1)), MaxWaitingSize: int64(cfg.Patch.MaxWaitingSize),
 		KeepRejected: cfg.Patch.KeepRejected, KeepRejectedSize: int64(cfg.Patch.KeepRejectedSize),
 		Free: func() (int64, error) {
 			free, err := applier.Free(cfg.State.Dir)

@@ -288,17 +288,43 @@ func TestFewDescriptors(t *testing.T) {
 	}
 }
 
-// TestUnreadCopy: what cannot be read for want of a descriptor, say, is not refused.
-func TestUnreadCopy(t *testing.T) {
-	dir := t.TempDir()
-	f := newFlood(t, dir, "[patch]\npatience = \"10m\"")
-	cfg, err := config.Load(filepath.Join(dir, "agent.toml"))
+// taking is an agent that takes in what is dropped, and has no process.
+func (f *flood) taking(log io.Writer) *agent {
+	f.t.Helper()
+	cfg, err := config.Load(filepath.Join(f.dir, "agent.toml"))
 	f.must(err)
-	var log bytes.Buffer
-	a := &agent{cfg: cfg, log: hclog.New(&hclog.LoggerOptions{Output: &log}), waiting: map[string]string{}, crowds: map[string]int{}}
+	f.must(os.MkdirAll(cfg.State.Dir, 0o700))
+	a := &agent{cfg: cfg, log: hclog.New(&hclog.LoggerOptions{Output: log}), waiting: map[string]string{}, crowds: map[string]int{}}
 	a.folder = watcher.NewFolder(folderOptions(cfg, a.log))
 	a.installed = record.Installed{Build: 200, Region: "r"}
-	f.must(os.MkdirAll(cfg.State.Dir, 0o700))
+	a.receipts, err = record.OpenReceipts(cfg.State.Dir)
+	f.must(err)
+	f.t.Cleanup(func() { a.receipts.Close() })
+	return a
+}
+
+// TestRoomAgain: what is refused makes room, and no event is waited for.
+func TestRoomAgain(t *testing.T) {
+	f := newFlood(t, t.TempDir(), "[patch]\nmax_waiting = 1\npoll = \"1h\"")
+	a := f.taking(io.Discard)
+	for i := range 3 {
+		f.put(fmt.Sprint(i, ".zip"), zipped(t))
+	}
+	for i := range 3 {
+		if again := a.collect(t.Context()); (again == 0) != (i < 2) {
+			t.Errorf("the %d. scan is followed by the next after %v", i+1, again)
+		}
+	}
+	if n := len(f.receipts()); n != 3 {
+		t.Errorf("%d receipts", n)
+	}
+}
+
+// TestUnreadCopy: what cannot be read for want of a descriptor, say, is not refused.
+func TestUnreadCopy(t *testing.T) {
+	f := newFlood(t, t.TempDir(), "[patch]\npatience = \"10m\"")
+	var log bytes.Buffer
+	a := f.taking(&log)
 	f.put("a.zip", packed(t, 301, "a"))
 	found, err := a.folder.Scan(t.Context())
 	f.must(err)
@@ -306,7 +332,7 @@ func TestUnreadCopy(t *testing.T) {
 		t.Fatalf("%+v", found)
 	}
 	// The copy is out of reach.
-	copied := filepath.Join(cfg.State.Dir, claimsName, found.Claims[0].ID, "package.zip")
+	copied := filepath.Join(a.cfg.State.Dir, claimsName, found.Claims[0].ID, "package.zip")
 	f.must(os.Rename(copied, copied+".away"))
 	a.receive(t.Context(), found.Claims[0])
 	if len(a.unread) != 1 || len(a.endings) != 0 || len(a.queue) != 0 {

@@ -126,9 +126,9 @@ func TestMaxWaitingSize(t *testing.T) {
 }
 
 // TestManyToGiveUp: one scan gives up so many, and a whole drop that came after all of
-// them is taken meanwhile. While claims wait, drops are given up all the same.
+// them is taken meanwhile.
 func TestManyToGiveUp(t *testing.T) {
-	s := newStage(t, func(o *Options) { o.MaxWaiting = 1 })
+	s := newStage(t, func(o *Options) { o.MaxWaiting = 1000 })
 	const many = 2*giveUps + 10
 	for i := range many {
 		s.put(fmt.Sprintf("%03d.zip", i), []byte("junk"))
@@ -158,16 +158,20 @@ func TestManyToGiveUp(t *testing.T) {
 	}
 }
 
-// TestStuckGivingUp: when those that were given up cannot be put away, no more are,
-// and the scans do not go round in circles.
+// TestStuckGivingUp: while claims wait, drops are given up all the same. When those
+// cannot be put away, no more are, and the scans do not go round in circles.
 func TestStuckGivingUp(t *testing.T) {
 	s := newStage(t, func(o *Options) { o.MaxWaiting = 1 })
+	s.put("good.zip", schema2("good"))
+	s.takes("it fills the room", schema2("good"))
 	for i := range 2*giveUps + 1 {
 		s.put(fmt.Sprintf("%03d.zip", i), []byte("junk"))
 	}
 	s.scan()
 	s.now = s.now.Add(patience)
-	s.scan()
+	if found := s.scan(); len(found.Claims) != giveUps {
+		t.Errorf("%d are given up at first", len(found.Claims))
+	}
 	if found := s.scan(); len(found.Claims) != 0 || found.Again != 0 {
 		t.Errorf("%d more are given up, and it asks for a scan after %v", len(found.Claims), found.Again)
 	}
@@ -200,6 +204,17 @@ func TestNoSpace(t *testing.T) {
 	s.waitsFor(s.scan(), "c.zip", NoSpace)
 	free++
 	s.claimsAre("there is space now", s.scan(), "c.zip")
+	s.opts.MaxWaiting = 3
+	s.Configure(s.opts)
+	s.put("e.zip", zip) // it has waited for room before
+	s.claimsAre("room for one more", s.scan(), "e.zip")
+	s.put("f.zip", zip)
+	s.waitsFor(s.scan(), "f.zip", NoRoom)
+	s.now = s.now.Add(time.Hour)
+	s.opts.MaxWaiting, free = 0, 0
+	s.Configure(s.opts)
+	s.waitsFor(s.scan(), "f.zip", NoSpace)
+	s.must(os.Remove(s.path("f.zip")))
 	free, broken = 0, errors.New("cannot say")
 	s.put("d.zip", zip)
 	s.claimsAre("it cannot be known", s.scan(), "d.zip")
@@ -221,6 +236,12 @@ func TestBeyond(t *testing.T) {
 		s.must(os.Remove(s.path(name)))
 	}
 	if found := s.scan(); len(found.Held) != maxSeen-10 || found.Beyond != 0 {
+		t.Errorf("%d held, %d beyond", len(found.Held), found.Beyond)
+	}
+	for i := range 15 {
+		s.put(fmt.Sprint("new", i, ".zip"), nil)
+	}
+	if found := s.scan(); len(found.Held) != maxSeen || found.Beyond != 5 {
 		t.Errorf("%d held, %d beyond", len(found.Held), found.Beyond)
 	}
 }

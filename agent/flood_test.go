@@ -318,6 +318,9 @@ func TestRoomAgain(t *testing.T) {
 	if n := len(f.receipts()); n != 3 {
 		t.Errorf("%d receipts", n)
 	}
+	if !a.arrived.IsZero() {
+		t.Error("patch.settle would be counted from what is refused")
+	}
 }
 
 // TestUnreadCopy: what cannot be read for want of a descriptor, say, is not refused.

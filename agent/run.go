@@ -36,7 +36,7 @@ type agent struct {
 	crowds  map[string]int    // why many wait → how many that were when it was last logged
 	pace    pace              // of the scans
 	trial   *trial            // the patch on probation
-	arrived time.Time         // the newest drop
+	arrived time.Time         // the newest in the queue
 	held    bool              // HOLD is in the folder
 	failed  bool              // a rollback failed: nothing more is applied
 	fatal   error             // the agent cannot go on, and leaves the rest to the next one
@@ -149,9 +149,12 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 	}
 	a.trouble = ""
 	a.noteFound(found)
+	before := len(a.queue)
 	for _, claim := range found.Claims {
-		a.arrived = time.Now()
 		a.receive(ctx, claim)
+	}
+	if len(a.queue) > before { // what is refused is no arrival, or junk could keep the queue waiting
+		a.arrived = time.Now()
 	}
 	a.noteQueue()
 	a.prune()

@@ -13,6 +13,10 @@
 // there is an outcome, so that an operator sees what waits and can withdraw it; a
 // new file of the same name is a new drop.
 //
+// Whoever fills the folder takes little: a Scan claims no more than there is room and
+// space for, in the order in which drops were first seen (scan.go); Prune removes the
+// oldest that were rejected.
+//
 // Place moves the original to applied/ or rejected/, or puts the copy there if the
 // original is gone; Release removes the copy. Both can be repeated after a crash.
 package watcher

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"patchagent/agent/config"
@@ -68,6 +69,9 @@ func verifySignature(ctx context.Context, r io.ReaderAt, size int64, minisig []b
 		return signature.Proof{}, nil
 	}
 	keys, unread := cfg.ReadKeys()
+	if errors.Is(unread, syscall.EMFILE) || errors.Is(unread, syscall.ENFILE) {
+		return signature.Proof{}, fmt.Errorf("cannot read the keys: %w", unread) // for now
+	}
 	proof, err := keys.Check(ctx, r, size, minisig)
 	if code, ok := reason.Of(err); ok && unread != nil {
 		err = reason.Errorf(code, "%w; %s", err, unread)

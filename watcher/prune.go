@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
 )
 
@@ -36,16 +37,20 @@ type refused struct {
 // own, and goes the next time.
 func (f *Folder) Prune() (Pruned, error) {
 	var done Pruned
-	path := filepath.Join(f.opts.Dir, rejectedName)
-	dir, err := openFolder(path)
+	root, err := openRoot(filepath.Join(f.opts.Dir, rejectedName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return done, nil
 	}
 	if err != nil {
 		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
 	}
+	defer root.Close()
+	dir, err := root.Open(".")
+	if err != nil {
+		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
+	}
 	defer dir.Close()
-	all, err := f.refused(dir)
+	all, err := f.refused(root, dir)
 	if err != nil {
 		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
 	}
@@ -56,18 +61,18 @@ func (f *Folder) Prune() (Pruned, error) {
 	var gone []string
 	var failed error
 	for _, r := range old {
-		if err := r.remove(path); err != nil {
+		if err := r.remove(root); err != nil {
 			failed = err // its reason stays, so that it is tried again
 			continue
 		}
 		gone = append(gone, r.name+reasonEnding)
 		done.Bytes += r.size
 	}
-	if err := syncPath(path); err != nil {
+	if err := journal.Synced(syncFile(dir)); err != nil {
 		return Pruned{}, fmt.Errorf("cannot remove old rejected patches: %w", err)
 	}
 	for _, name := range gone {
-		if err := os.Remove(filepath.Join(path, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = err
 			continue
 		}
@@ -80,17 +85,16 @@ func (f *Folder) Prune() (Pruned, error) {
 }
 
 // remove removes all of it but its reason.
-func (r refused) remove(folder string) error {
+func (r refused) remove(root *os.Root) error {
 	names := []string{r.name}
 	for ending := range new(Sidecars).own() {
 		names = append(names, r.name+ending)
 	}
 	for _, name := range names {
-		path := filepath.Join(folder, name)
-		if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() {
+		if info, err := root.Lstat(name); err != nil || !info.Mode().IsRegular() {
 			continue // taken away, or not the agent's
 		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -115,7 +119,7 @@ func (f *Folder) beyond(all []refused) []refused {
 }
 
 // refused lists what the agent has put into rejected/.
-func (f *Folder) refused(dir *os.File) ([]refused, error) {
+func (f *Folder) refused(root *os.Root, dir *os.File) ([]refused, error) {
 	busy := map[string]bool{} // still being put away
 	for _, c := range f.claims {
 		busy[filepath.Base(c.place)] = true
@@ -128,7 +132,7 @@ func (f *Folder) refused(dir *os.File) ([]refused, error) {
 			if !is || !e.Type().IsRegular() || busy[name] {
 				continue
 			}
-			if r, ok := refusedIn(dir, name); ok {
+			if r, ok := refusedIn(root, dir, name); ok {
 				all = append(all, r)
 			}
 		}
@@ -143,7 +147,7 @@ func (f *Folder) refused(dir *os.File) ([]refused, error) {
 
 // refusedIn looks at one drop there. It is the agent's if the reason beside it begins
 // with a code, and it is a regular file.
-func refusedIn(dir *os.File, name string) (refused, bool) {
+func refusedIn(root *os.Root, dir *os.File, name string) (refused, bool) {
 	file, _, _, err := openDrop(dir, name+reasonEnding)
 	if err != nil {
 		return refused{}, false
@@ -160,7 +164,7 @@ func refusedIn(dir *os.File, name string) (refused, bool) {
 		return refused{}, false
 	}
 	r := refused{name: name, placed: info.ModTime()}
-	zip, err := os.Lstat(filepath.Join(dir.Name(), name))
+	zip, err := root.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil || !zip.Mode().IsRegular():
@@ -169,7 +173,7 @@ func refusedIn(dir *os.File, name string) (refused, bool) {
 		r.size = zip.Size()
 	}
 	for ending := range new(Sidecars).own() {
-		if info, err := os.Lstat(filepath.Join(dir.Name(), name+ending)); err == nil && info.Mode().IsRegular() {
+		if info, err := root.Lstat(name + ending); err == nil && info.Mode().IsRegular() {
 			r.size += info.Size()
 		}
 	}

@@ -93,7 +93,7 @@ type Step struct {
 type Plan struct {
 	Version   int       `json:"version"`
 	ID        string    `json:"id"`
-	Patch     string    `json:"patch"` // file name of the drop; empty for a rollback by hand
+	Patch     string    `json:"patch"`            // file name of the drop; empty for a rollback by hand
 	KeyID     string    `json:"key_id,omitempty"` // of whoever signed it
 	Warm      bool      `json:"warm"`
 	Build     int64     `json:"build"`

@@ -24,10 +24,9 @@ import (
 
 // flood is an agent whose folder is full of junk.
 type flood struct {
-	t    *testing.T
-	dir  string
-	done map[string]bool // names that have their receipt
-	log  string
+	t   *testing.T
+	dir string
+	log string
 }
 
 func newFlood(t *testing.T, dir, keys string) *flood {

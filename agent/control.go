@@ -30,6 +30,7 @@ type control struct {
 	requests chan request
 	listener net.Listener
 	dir      *os.File
+	path     string // of the socket; good while dir is open
 	log      hclog.Logger
 }
 
@@ -39,25 +40,43 @@ const (
 	headerTime = 10 * time.Second
 )
 
-// listen opens the socket; what an earlier agent has left there goes.
+// listen opens the socket; it takes the place of what an earlier agent has left.
 func listen(stateDir string, log hclog.Logger) (*control, error) {
 	dir, path, err := socketPath(stateDir)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, errors.Join(fmt.Errorf("cannot take requests: %w", err), dir.Close())
-	}
-	l, err := net.Listen("unix", path)
+	l, err := listenPrivately(path)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot take requests: %w", err), dir.Close())
 	}
-	return &control{requests: make(chan request), listener: l, dir: dir, log: log}, nil
+	return &control{requests: make(chan request), listener: l, dir: dir, path: path, log: log}, nil
+}
+
+// listenPrivately makes a socket that is at no moment anybody else's, whatever the
+// umask is and whoever may look into its folder.
+func listenPrivately(path string) (net.Listener, error) {
+	private, err := os.MkdirTemp(filepath.Dir(path), ".socket-") // 0700
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(private)
+	inside := filepath.Join(private, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: inside, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // its name changes
+	if err := errors.Join(os.Chmod(inside, 0o600), os.Rename(inside, path)); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // Run serves until ctx is done.
 func (c *control) Run(ctx context.Context) error {
 	defer c.dir.Close()
+	defer os.Remove(c.path)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /rollback", func(w http.ResponseWriter, r *http.Request) {
 		req := request{answer: make(chan answer, 1)}
@@ -136,7 +155,7 @@ func socketPath(stateDir string) (dir *os.File, path string, err error) {
 		return nil, "", err
 	}
 	path = filepath.Join(stateDir, socketName)
-	if len(path) > maxSocketPath {
+	if len(path)+len("/.socket-0123456789/s") > maxSocketPath {
 		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketName)
 	}
 	return dir, path, nil

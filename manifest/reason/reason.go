@@ -83,7 +83,7 @@ var table = []row{
 	{NotAZip, Rejected, "Build the package again with zip or `patchagent pack`; only zips in the documented form are read."},
 	{ChecksumMissing, Rejected, "Put NAME.zip.sha256 (from `sha256sum NAME.zip`) beside the zip, and drop both again."},
 	{ChecksumMismatch, Rejected, "The zip or its checksum was changed or damaged on the way: fetch both again from where they were made."},
-	{SignatureMissing, Rejected, "Put NAME.zip.minisig (from `minisign -S`) beside the zip, and drop both again."},
+	{SignatureMissing, Rejected, "Put NAME.zip.minisig (from `patchagent sign` or `minisign -S`) beside the zip, and drop both again."},
 	{SignatureInvalid, Rejected, "Do not use this package. Ask its maker for one that is signed with a key named in verify.keys."},
 	{UnsafePath, Rejected, "Do not use this package. A name in it leaves the tree or cannot be a safe file name; have it built again."},
 	{LimitExceeded, Rejected, "Raise the limit that is named in [verify] if the package is meant to be so large."},

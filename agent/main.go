@@ -25,6 +25,11 @@ func main() {
 
 // start runs the program until it ends by itself or is told to.
 func start(p Program) int {
+	// What the agent was started with is not for what it starts.
+	if err := os.Setenv("PATH", supervisor.SafePath(os.Getenv("PATH"))); err != nil {
+		return exitFailed
+	}
+	closeForChildren()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// Without a receiver a console that is gone would end the agent at its next line.

@@ -4,9 +4,12 @@ package applier
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // owner is whose a file is.
@@ -29,7 +32,11 @@ func (o *owner) give(f *os.File) error {
 	if now := ownerOf(info); now != nil && *now == *o {
 		return nil
 	}
-	return f.Chown(o.uid, o.gid)
+	if err := unix.Fchown(int(f.Fd()), o.uid, o.gid); err != nil {
+		return fmt.Errorf("it belongs to user %d and group %d, and the agent may not give them a file (%w): "+
+			"give it to the agent's user, or have root run the agent, with target.user for the process", o.uid, o.gid, err)
+	}
+	return nil
 }
 
 func links(info fs.FileInfo) uint64 {

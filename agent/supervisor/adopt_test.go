@@ -370,7 +370,7 @@ func TestStrangerIsNotTouched(t *testing.T) {
 			if err := s.Start(t.Context(), nil); err != nil || s.Status().PID == stranger || alive(stranger) == c.ended {
 				t.Errorf("%v, %+v", err, s.Status())
 			}
-			if err := (Probe{TCP: address}).Check(t.Context(), "", nil); err != nil {
+			if err := (Probe{TCP: address}).Check(t.Context(), Options{}, nil); err != nil {
 				t.Errorf("its child has gone: %v", err)
 			}
 			if strings.Contains(st.said(), "terminated") {

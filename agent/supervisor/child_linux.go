@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -109,17 +107,9 @@ func specOf(opts Options) (*spec, error) {
 		return nil, err
 	}
 	s := &spec{Path: []byte(name), Dir: []byte(opts.Dir), Args: bytesOf(opts.Command), Env: bytesOf(environment(opts)), User: opts.User}
-	if opts.User == "" {
-		return s, nil
-	}
 	credential, err := credentialOf(opts.User)
-	if err != nil {
-		return nil, err
-	}
-	if int(credential.Uid) != os.Getuid() {
-		s.Credential = credential
-	}
-	return s, nil
+	s.Credential = credential
+	return s, err
 }
 
 func bytesOf(texts []string) [][]byte {
@@ -128,27 +118,6 @@ func bytesOf(texts []string) [][]byte {
 		list[i] = []byte(t)
 	}
 	return list
-}
-
-// credentialOf is a user with the groups that belong to it.
-func credentialOf(name string) (*syscall.Credential, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot run as %s: %w", name, err)
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil, fmt.Errorf("cannot find the groups of %s: %w", name, err)
-	}
-	numbers := make([]uint32, 0, len(ids)+2)
-	for _, id := range append([]string{u.Uid, u.Gid}, ids...) {
-		n, err := strconv.ParseUint(id, 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("cannot run as %s: %w", name, err)
-		}
-		numbers = append(numbers, uint32(n))
-	}
-	return &syscall.Credential{Uid: numbers[0], Gid: numbers[1], Groups: numbers[2:]}, nil
 }
 
 // wait is the process's one waiter. The group is killed while the ended process is

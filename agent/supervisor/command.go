@@ -20,6 +20,7 @@ type Command struct {
 	Args    []string
 	Dir     string
 	Env     []string
+	User    string        // run as; "" is the agent's own
 	Timeout time.Duration // 0: as long as the context
 }
 
@@ -48,6 +49,9 @@ func RunCommand(ctx context.Context, c Command) ([]byte, error) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = leaveTime
 	ownGroup(cmd)
+	if err := runAs(cmd, c.User); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Args[0], err)
+	}
 	err := cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it did its work; something that it left in the background holds its output
@@ -95,15 +99,35 @@ func (t *tail) quoted() string {
 // such as what the agent's own service manager told it, is not for them.
 var passed = []string{"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SYSTEMROOT"}
 
+// usualPath is PATH where the agent has none.
+const usualPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// SafePath is a PATH without the entries that are empty or relative: they mean the
+// working directory, and there lie the files that patches change.
+func SafePath(path string) string {
+	entries := slices.DeleteFunc(filepath.SplitList(path), func(dir string) bool { return !filepath.IsAbs(dir) })
+	if len(entries) == 0 {
+		return usualPath
+	}
+	return strings.Join(entries, string(filepath.ListSeparator))
+}
+
+// command is one that the configuration names, in the surroundings of the process:
+// its folder, its environment with what is added, and its user.
+func (o Options) command(args, env []string, timeout time.Duration) Command {
+	return Command{Args: args, Dir: o.Dir, Env: append(environment(o), env...), User: o.User, Timeout: timeout}
+}
+
 // environment is the process's: the minimal one, the user's, and what is configured.
 func environment(opts Options) []string {
-	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	env := map[string]string{"PATH": usualPath}
 	for _, pair := range os.Environ() {
 		key, value, _ := strings.Cut(pair, "=")
 		if slices.Contains(passed, key) || strings.HasPrefix(key, "LC_") {
 			env[key] = value
 		}
 	}
+	env["PATH"] = SafePath(env["PATH"])
 	maps.Copy(env, userEnvironment(opts.User))
 	maps.Copy(env, opts.Env)
 	list := make([]string, 0, len(env))

@@ -3,8 +3,11 @@
 package supervisor
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"os/user"
+	"strconv"
 	"syscall"
 )
 
@@ -13,6 +16,40 @@ import (
 func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+}
+
+// runAs has the command run as a user, with that user's groups.
+func runAs(cmd *exec.Cmd, name string) (err error) {
+	cmd.SysProcAttr.Credential, err = credentialOf(name)
+	return err
+}
+
+// credentialOf is a user with the groups that belong to it; nil if it is the
+// agent's own.
+func credentialOf(name string) (*syscall.Credential, error) {
+	if name == "" {
+		return nil, nil
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot run as %s: %w", name, err)
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the groups of %s: %w", name, err)
+	}
+	numbers := make([]uint32, 0, len(ids)+2)
+	for _, id := range append([]string{u.Uid, u.Gid}, ids...) {
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("cannot run as %s: %w", name, err)
+		}
+		numbers = append(numbers, uint32(n))
+	}
+	if int(numbers[0]) == os.Getuid() {
+		return nil, nil
+	}
+	return &syscall.Credential{Uid: numbers[0], Gid: numbers[1], Groups: numbers[2:]}, nil
 }
 
 // userEnvironment is what a login as the user would set.

@@ -134,7 +134,7 @@ func (c *child) probe(ctx context.Context, p Probe, timeout time.Duration, opts 
 	})
 	defer watch.Wait()
 	defer cancel()
-	err := p.Check(ctx, opts.Dir, append(environment(opts), env...))
+	err := p.Check(ctx, opts, env)
 	if c.ended() {
 		return errors.New("it has ended")
 	}

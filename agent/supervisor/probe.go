@@ -20,8 +20,9 @@ type Probe struct {
 
 func (p Probe) empty() bool { return p.HTTP == "" && p.TCP == "" && len(p.Exec) == 0 }
 
-// Check asks once; ctx bounds it. dir and env are the command's.
-func (p Probe) Check(ctx context.Context, dir string, env []string) error {
+// Check asks once; ctx bounds it. The command has the surroundings of the process
+// that opts run, and env.
+func (p Probe) Check(ctx context.Context, opts Options, env []string) error {
 	switch {
 	case p.HTTP != "":
 		return ask(ctx, http.MethodGet, p.HTTP)
@@ -32,7 +33,7 @@ func (p Probe) Check(ctx context.Context, dir string, env []string) error {
 		}
 		return conn.Close()
 	case len(p.Exec) > 0:
-		_, err := RunCommand(ctx, Command{Args: p.Exec, Dir: dir, Env: env})
+		_, err := RunCommand(ctx, opts.command(p.Exec, env, 0))
 		return err
 	default:
 		return nil

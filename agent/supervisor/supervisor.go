@@ -219,7 +219,7 @@ func (s *Supervisor) Reload(ctx context.Context, env []string) error {
 func (s *Supervisor) Precheck(ctx context.Context, env []string) error {
 	var c Command
 	err := s.ask(ctx, func() error {
-		c = Command{Args: s.opts.Precheck, Dir: s.opts.Dir, Env: append(environment(s.opts), env...), Timeout: s.opts.Reload.Timeout}
+		c = s.opts.command(s.opts.Precheck, env, s.opts.Reload.Timeout)
 		return nil
 	})
 	if err != nil || len(c.Args) == 0 {
@@ -424,7 +424,7 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 	var err error
 	switch {
 	case len(r.Exec) > 0:
-		_, err = RunCommand(ctx, Command{Args: r.Exec, Dir: s.opts.Dir, Env: append(environment(s.opts), env...), Timeout: r.Timeout})
+		_, err = RunCommand(ctx, s.opts.command(r.Exec, env, r.Timeout))
 	case r.HTTP != "":
 		err = post(ctx, r.HTTP, r.Timeout)
 	case r.Signal != 0:

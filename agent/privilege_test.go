@@ -136,7 +136,14 @@ func as(uid, gid int, groups ...string) []string {
 // returns when its process has started.
 func (p *place) start(how ...[]string) int {
 	p.t.Helper()
-	words := append(slices.Concat(how...), p.in("bin/patchagent"))
+	pid := p.launch(append(slices.Concat(how...), p.in("bin/patchagent")))
+	p.until("the process to be up", func() bool { return strings.Contains(p.said(), "process is up") })
+	return pid
+}
+
+// launch runs a command in the place until the end of the test.
+func (p *place) launch(words []string) int {
+	p.t.Helper()
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = p.dir
 	cmd.Env = append(os.Environ(), "PATH="+p.in("bin")+":"+os.Getenv("PATH"), "GORACE=atexit_sleep_ms=0")
@@ -154,7 +161,6 @@ func (p *place) start(how ...[]string) int {
 			p.t.Logf("the agent said:\n%s", p.said())
 		}
 	})
-	p.until("the process to be up", func() bool { return strings.Contains(p.said(), "process is up") })
 	return cmd.Process.Pid
 }
 
@@ -286,11 +292,11 @@ func brokenPackage() map[string]string {
 
 // stories are applied warm, applied cold, rolled back: each with the outcome and the
 // tree that are expected. The tree belongs to uid, before and after.
-func (p *place) stories(uid int, somebody ...string) {
+func (p *place) stories(uid, gid int, somebody ...string) {
 	p.t.Helper()
 	tree := func(version, kept string) map[string]string {
-		file := fmt.Sprintf("-rw-r--r-- %d:%d ", uid, uid)
-		return map[string]string{"/app/version": file + strconv.Quote(version), "/app/res/kept": fmt.Sprintf("-rw-r----- %d:%d %q", uid, uid, kept)}
+		file := fmt.Sprintf("-rw-r--r-- %d:%d ", uid, gid)
+		return map[string]string{"/app/version": file + strconv.Quote(version), "/app/res/kept": fmt.Sprintf("-rw-r----- %d:%d %q", uid, gid, kept)}
 	}
 	if got, detail := p.drop("warm.zip", warmPackage(), somebody...); got != "applied" {
 		p.t.Fatalf("warm: %s, %s", got, detail)
@@ -342,7 +348,7 @@ func TestOrdinaryUser(t *testing.T) {
 	if err != nil || !strings.Contains(string(mounts), " / / ro,") || !strings.Contains(string(mounts), " "+p.dir+" rw,") {
 		t.Fatalf("the rest is not read-only (%v):\n%s", err, mounts)
 	}
-	p.stories(ordinary, as(dropper, dropGroup)...)
+	p.stories(ordinary, ordinary, as(dropper, dropGroup)...)
 
 	user := strconv.Itoa(ordinary)
 	want := noCapabilities()

@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"patchagent/manifest/signature"
 )
 
 // A Finding is one thing that was looked at on this machine.
@@ -242,55 +240,14 @@ func myName() string {
 	return strconv.Itoa(os.Geteuid())
 }
 
-// ReadKeys reads the public keys of verify.keys from the disk, as they are there now.
-// It returns those that can be trusted, with the reasons why others cannot: they are
-// missing, no keys, or others can write to them or to their folder.
-func (c *Config) ReadKeys() (signature.Keys, error) {
-	var keys signature.Keys
-	var bad []error
-	for _, file := range c.Verify.Keys {
-		key, err := c.readKey(file)
-		if err != nil {
-			bad = append(bad, err)
-			continue
-		}
-		keys = append(keys, key)
-	}
-	return keys, errors.Join(bad...)
-}
-
-func (c *Config) checkKeys() error { _, err := c.ReadKeys(); return err }
-
-func (c *Config) readKey(file string) (signature.Key, error) {
-	const key = "verify.keys"
-	real, err := filepath.EvalSymlinks(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return signature.Key{}, fmt.Errorf("%s: %s is not there; put the public key there, or take it out of the list", key, file)
-	}
-	if err != nil {
-		return signature.Key{}, fmt.Errorf("%s: %w", key, err)
-	}
-	// A folder in which others can replace the file, unless it is like /tmp.
-	folder, err := os.Stat(filepath.Dir(real))
-	if err == nil && othersWritable(folder) && folder.Mode()&fs.ModeSticky == 0 {
-		err = hint("chmod go-w "+filepath.Dir(real), "others can write to the folder of a key of %s, %s", key, filepath.Dir(real))
-	}
-	if err == nil {
-		err = checkPrivate("a key of "+key+",", real)
-	}
-	if err != nil {
-		return signature.Key{}, err
-	}
-	return signature.ReadKey(real)
-}
-
-// sameFilesystem compares the nearest folders that exist.
+// sameFilesystem compares the nearest folders that exist. Two mounts of one
+// filesystem will not do either: rename(2) does not go from one to the other.
 func sameFilesystem(a, b string) error {
-	x, err := nearestDir(a)
+	dirA, x, err := nearestDir(a)
 	if err != nil {
 		return err
 	}
-	y, err := nearestDir(b)
+	dirB, y, err := nearestDir(b)
 	if err != nil {
 		return err
 	}
@@ -298,14 +255,18 @@ func sameFilesystem(a, b string) error {
 		return hint("state.dir = "+fmt.Sprintf("%q", filepath.Join(filepath.Dir(b), ".patchagent")),
 			"state.dir %s and target.root %s are on different filesystems, and only within one can a file be replaced in one step", a, b)
 	}
+	if mountA, mountB := mountOf(dirA), mountOf(dirB); mountA != mountB {
+		return hint("one mount that holds both (under systemd one path in ReadWritePaths=, in a container one volume)",
+			"state.dir %s and target.root %s are two mounts of one filesystem, and only within one can a file be replaced in one step", a, b)
+	}
 	return nil
 }
 
-func nearestDir(path string) (fs.FileInfo, error) {
+func nearestDir(path string) (string, fs.FileInfo, error) {
 	for {
 		info, err := os.Stat(path)
 		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
-			return info, err
+			return path, info, err
 		}
 		path = filepath.Dir(path)
 	}

@@ -1,0 +1,138 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"patchagent/agent/config"
+)
+
+var units = []string{"patchagent.service", "patchagent-root.service"}
+
+// unit is a file of examples/systemd: what is set in it.
+func unit(t *testing.T, name string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	for line := range strings.Lines(read(t, filepath.Join("examples/systemd", name))) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(line, "#") {
+			if _, twice := all[key]; twice {
+				t.Errorf("%s has %s twice", name, key)
+			}
+			all[key] = value
+		}
+	}
+	return all
+}
+
+func TestUnits(t *testing.T) {
+	cfg, err := config.Load("../agent.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range units {
+		u := unit(t, name)
+		for key, want := range map[string]string{
+			"KillMode": "process", "Restart": "on-failure", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "ReadWritePaths": "/srv/app",
+			"SystemCallFilter": "@system-service", "ExecReload": "/bin/kill -HUP $MAINPID",
+		} {
+			if u[key] != want {
+				t.Errorf("%s: %s=%s, want %s", name, key, u[key], want)
+			}
+		}
+		if _, ok := u["ExecStartPre"]; ok {
+			t.Errorf("%s: a tree that a crash has left half-way must not keep the agent from starting", name)
+		}
+		const afterKill = 5 * time.Second
+		if d, err := time.ParseDuration(u["TimeoutStopSec"]); err != nil || d <= time.Duration(cfg.Target.StopTimeout)+afterKill {
+			t.Errorf("%s: TimeoutStopSec=%s, %v", name, u["TimeoutStopSec"], err)
+		}
+	}
+}
+
+// systemd has nothing to say about the units.
+func TestUnitsVerify(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("systemd-analyze is not installed")
+	}
+	for _, name := range units {
+		path := filepath.Join(t.TempDir(), name)
+		text := strings.ReplaceAll(read(t, filepath.Join("examples/systemd", name)), "/usr/local/bin/patchagent", "/bin/true") // one that is there
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// capabilities is how setpriv leaves just those that the unit does.
+func capabilities(t *testing.T, without string) []string {
+	t.Helper()
+	set := "-all"
+	for name := range strings.FieldsSeq(unit(t, "patchagent-root.service")["CapabilityBoundingSet"]) {
+		if name != without {
+			set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+		}
+	}
+	return []string{"setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", set}
+}
+
+// An agent that is root works on the tree of target.user with the capabilities that
+// the unit leaves it, and in the read-only rest of the machine.
+func TestRootUnit(t *testing.T) {
+	p := newPlace(t, 0, strings.Replace(plainConfig, "[target]", "[target]\nuser = \"app\"", 1))
+	p.tables()
+	p.own(appUser, appGroup, "app")
+	pid := p.start(usersTables, onlyHere, capabilities(t, ""))
+	p.stories(appUser, appGroup)
+	if agent := p.statusOf(pid); agent["CapEff"] != agent["CapBnd"] || strings.Count(agent["CapEff"], "0") < 10 {
+		t.Errorf("%v", agent)
+	}
+	p.want(p.statusOf(p.processID()), noCapabilities())
+}
+
+// Without any one of them something does not work.
+func TestRootUnitNeedsItsCapabilities(t *testing.T) {
+	if testing.Short() {
+		t.Skip("not in a short run")
+	}
+	for name, broken := range map[string]string{
+		"CAP_SETUID": "cannot run as app", "CAP_SETGID": "cannot run as app", "CAP_DAC_OVERRIDE": "permission denied",
+		"CAP_CHOWN": "cannot keep the owner of", "CAP_FOWNER": "cannot stage the new files", "CAP_LEASE": "it cannot be known yet",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !slices.Contains(strings.Fields(unit(t, "patchagent-root.service")["CapabilityBoundingSet"]), name) {
+				t.Fatal("the unit does not have it")
+			}
+			p := newPlace(t, 0, strings.Replace(plainConfig, "[target]", "[target]\nuser = \"app\"", 1))
+			p.tables()
+			p.own(appUser, appGroup, "app")
+			p.pack("warm.zip", warmPackage())
+			for _, file := range []string{"warm.zip.sha256", "warm.zip"} {
+				p.write(filepath.Join("patch", file), 0o644, p.read(filepath.Join("packed", file)))
+				p.own(dropper, dropGroup, filepath.Join("patch", file))
+			}
+			words := slices.Concat(usersTables, capabilities(t, name), []string{p.in("bin/patchagent")})
+			p.launch(words)
+			p.until(fmt.Sprintf("%q in the log", broken), func() bool { return strings.Contains(p.said(), broken) })
+		})
+	}
+}
+
+// Two mounts of one filesystem are refused before anything is begun, and not by a
+// rename in the middle of a patch.
+func TestTwoMounts(t *testing.T) {
+	p := newPlace(t, 0, plainConfig)
+	p.launch([]string{"unshare", "-m", "--propagation", "private", "sh", "-ec", `mount --bind app app; exec "$@"`, "sh", p.in("bin/patchagent")})
+	p.until("a word of it", func() bool { return strings.Contains(p.said(), "are two mounts of one filesystem") })
+}

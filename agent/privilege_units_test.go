@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,7 +109,8 @@ func TestRootUnitNeedsItsCapabilities(t *testing.T) {
 	}
 	for name, broken := range map[string]string{
 		"CAP_SETUID": "cannot run as app", "CAP_SETGID": "cannot run as app", "CAP_DAC_OVERRIDE": "permission denied",
-		"CAP_CHOWN": "cannot keep the owner of", "CAP_FOWNER": "cannot stage the new files", "CAP_LEASE": "it cannot be known yet",
+		"CAP_CHOWN": "cannot keep the owner of", "CAP_FOWNER": "cannot keep the mode of", "CAP_KILL": "outcome=rolled-back reason=reload-failed detail=\"the process could not be told: cannot signal pid",
+		"CAP_LEASE": "it cannot be known yet",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if !slices.Contains(strings.Fields(unit(t, "patchagent-root.service")["CapabilityBoundingSet"]), name) {
@@ -123,6 +125,9 @@ func TestRootUnitNeedsItsCapabilities(t *testing.T) {
 				p.own(dropper, dropGroup, filepath.Join("patch", file))
 			}
 			words := slices.Concat(usersTables, capabilities(t, name), []string{p.in("bin/patchagent")})
+			if name == "CAP_KILL" {
+				t.Cleanup(func() { _ = syscall.Kill(p.processID(), syscall.SIGKILL) }) // when the agent has given up
+			}
 			p.launch(words)
 			p.until(fmt.Sprintf("%q in the log", broken), func() bool { return strings.Contains(p.said(), broken) })
 		})
@@ -135,4 +140,26 @@ func TestTwoMounts(t *testing.T) {
 	p := newPlace(t, 0, plainConfig)
 	p.launch([]string{"unshare", "-m", "--propagation", "private", "sh", "-ec", `mount --bind app app; exec "$@"`, "sh", p.in("bin/patchagent")})
 	p.until("a word of it", func() bool { return strings.Contains(p.said(), "are two mounts of one filesystem") })
+}
+
+// A set-id bit that cannot be kept is said, and not lost.
+func TestSetIDIsKeptOrRefused(t *testing.T) {
+	for name, want := range map[string]string{"CAP_FSETID": "applied", "": "rolled-back commit-failed"} {
+		p := newPlace(t, 0, strings.Replace(plainConfig, "[target]", "[target]\nuser = \"app\"", 1))
+		p.tables()
+		p.own(appUser, appGroup, "app")
+		p.check(os.Chmod(p.in("app/res/kept"), 0o750|os.ModeSetgid))
+		how := capabilities(t, "")
+		if name != "" {
+			how[len(how)-1] += ",+fsetid"
+		}
+		p.start(usersTables, how)
+		got, detail := p.drop("warm.zip", warmPackage())
+		if got != want || name == "" && !strings.Contains(detail, "cannot keep the mode of res/kept") {
+			t.Errorf("%q: %s, %s", name, got, detail)
+		}
+		if info, err := os.Stat(p.in("app/res/kept")); err != nil || info.Mode() != 0o750|os.ModeSetgid {
+			t.Errorf("%q: %v, %v", name, info.Mode(), err)
+		}
+	}
 }

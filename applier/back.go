@@ -379,7 +379,7 @@ func likeKept(kept, to string, fill func(io.Writer, io.Reader) (int64, error)) e
 		err = copyAttributes(from, f)
 	}
 	if err == nil {
-		err = f.Chmod(info.Mode() & (os.ModePerm | os.ModeSetuid | os.ModeSetgid | os.ModeSticky))
+		err = setMode(f, info.Mode()&(os.ModePerm|os.ModeSetuid|os.ModeSetgid|os.ModeSticky))
 	}
 	if err == nil && !syncsFilesystem {
 		err = f.Sync()

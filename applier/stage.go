@@ -258,10 +258,30 @@ func (a *Applier) stageOne(ctx context.Context, stage *os.File, pkg *manifest.Pa
 			return reason.Errorf(reason.CommitFailed, "cannot keep the extended attributes of %s: %w", c.Path, err)
 		}
 	}
-	if err := f.Chmod(c.New.Mode); err != nil || syncsFilesystem {
-		return err
+	if err := setMode(f, c.New.Mode); err != nil {
+		return reason.Errorf(commitCode(err), "cannot keep the mode of %s: %w", c.Path, err)
+	}
+	if syncsFilesystem {
+		return nil
 	}
 	return f.Sync()
+}
+
+// setMode is Chmod that says so when the system leaves set-id bits out, which it
+// does silently for whoever may not set them.
+func setMode(f *os.File, mode os.FileMode) error {
+	if err := f.Chmod(mode); err != nil {
+		return err
+	}
+	const setID = os.ModeSetuid | os.ModeSetgid
+	if mode&setID == 0 {
+		return nil
+	}
+	info, err := f.Stat()
+	if err == nil && info.Mode()&setID != mode&setID {
+		err = fmt.Errorf("the agent may not set %v, only %v", mode, info.Mode())
+	}
+	return err
 }
 
 func (a *Applier) copyLiveAttributes(place string, to *os.File) error {

@@ -133,8 +133,13 @@ func (c *child) wait(r recorded) {
 	awaitGroup(r)
 }
 
-// signal sends to the process itself.
-func (c *child) signal(sig syscall.Signal) { _ = unix.PidfdSendSignal(c.fd, sig, nil, 0) }
+// signal sends to the process itself. It is no error if that has ended.
+func (c *child) signal(sig syscall.Signal) error {
+	if err := unix.PidfdSendSignal(c.fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("cannot signal pid %d, which may belong to another user: %w", c.pid, err)
+	}
+	return nil
+}
 
 // close is for a child that has ended, after the last signal.
 func (c *child) close() { _ = unix.Close(c.fd) }

@@ -334,10 +334,12 @@ func (s *Supervisor) stop() error {
 	if err := c.record.write(s.opts.StateFile); err != nil {
 		s.log.Warn("cannot put on record that the process is being stopped; should the agent be killed now, the next one would take it over", "pid", c.pid, "error", err)
 	}
-	c.signal(sig)
+	if err := c.signal(sig); err != nil {
+		return fmt.Errorf("%w: %w", ErrStopFailed, err)
+	}
 	if !c.endsWithin(s.opts.StopTimeout) {
 		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
-		c.signal(syscall.SIGKILL) // the group goes when it has ended
+		_ = c.signal(syscall.SIGKILL) // the group goes when it has ended
 		if !c.endsWithin(killTime) {
 			return fmt.Errorf("%w: pid %d is still there %s after SIGKILL; it hangs in the kernel, see /proc/%d/wchan", ErrStopFailed, c.pid, killTime, c.pid)
 		}
@@ -428,7 +430,7 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 	case r.HTTP != "":
 		err = post(ctx, r.HTTP, r.Timeout)
 	case r.Signal != 0:
-		c.signal(r.Signal)
+		err = c.signal(r.Signal)
 	default:
 		return nil
 	}

@@ -36,7 +36,7 @@ func ExecMain() {}
 
 func spawn(Options) (*child, error)                  { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
-func (*child) signal(syscall.Signal)                 {}
+func (*child) signal(syscall.Signal) error           { return nil }
 func (*child) close()                                {}
 func (*child) endsWithin(time.Duration) bool         { return true }
 func rotateOutput(string, int64, int) (int64, error) { return 0, nil }

@@ -272,6 +272,8 @@ build = 200
 [target]
 root = "app"
 command = ["service"]
+[target.ready]
+exec = ["sh", "-c", "tail -n 1 service.log | grep -q ^start"]
 `
 
 // packages that are applied warm and cold, and one that is rolled back.

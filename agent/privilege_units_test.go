@@ -79,13 +79,14 @@ func TestUnitsVerify(t *testing.T) {
 // capabilities is how setpriv leaves just those that the unit does.
 func capabilities(t *testing.T, without string) []string {
 	t.Helper()
-	set := "-all"
+	var set strings.Builder
+	set.WriteString("-all")
 	for name := range strings.FieldsSeq(unit(t, "patchagent-root.service")["CapabilityBoundingSet"]) {
 		if name != without {
-			set += ",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_"))
+			set.WriteString(",+" + strings.ToLower(strings.TrimPrefix(name, "CAP_")))
 		}
 	}
-	return []string{"setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", set}
+	return []string{"setpriv", "--no-new-privs", "--inh-caps", "-all", "--bounding-set", set.String()}
 }
 
 // An agent that is root works on the tree of target.user with the capabilities that

@@ -61,7 +61,10 @@ func TestReadmeFirstPatch(t *testing.T) {
 		t.Errorf("plan: %s", out)
 	}
 	u.shell(drop)
-	applied := eventually(t.Context(), func() bool { return strings.Contains(u.shell("./patchagent history"), "applied") })
+	applied := eventually(t.Context(), func() bool { // the file is put away a moment after it is in the history
+		left, err := os.ReadDir(filepath.Join(u.dir, ".patchagent", claimsName))
+		return err == nil && len(left) == 0 && strings.Contains(u.shell("./patchagent history"), "applied")
+	})
 	logo := u.shell("cat res/logo.txt; ls patch/applied")
 	back := regexp.MustCompile("Not what you wanted\\? `([^`]+)`").FindStringSubmatch(text)[1]
 	if out := u.shell(back + "; cat res/logo.txt"); !strings.Contains(out, "build 200 is installed again") || !strings.HasSuffix(out, "\nold\n") {

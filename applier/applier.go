@@ -120,6 +120,9 @@ type Applier struct {
 	log      hclog.Logger
 	realRoot string // Root without symbolic links
 	root     *os.Root
+	device   uint64  // of the tree
+	mount    uint64  // that the tree is on; 0 if the system does not tell
+	guards   []guard // the agent's own files, as of the last plan
 	state    *os.File
 	lock     *os.File
 	exchange bool // the filesystem swaps two names in one call
@@ -151,7 +154,27 @@ func Inspector(opts Options) (*Applier, error) {
 	if opts.Log == nil {
 		opts.Log = hclog.NewNullLogger()
 	}
-	return &Applier{opts: opts, log: opts.Log, realRoot: real, root: root}, nil
+	a := &Applier{opts: opts, log: opts.Log, realRoot: real, root: root}
+	if err := a.locate(); err != nil {
+		_ = root.Close()
+		return nil, fmt.Errorf("cannot use target.root: %w", err)
+	}
+	return a, nil
+}
+
+// locate finds out where the tree is; as long as its root is open that stays true.
+func (a *Applier) locate() error {
+	d, err := a.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	info, err := d.Stat()
+	if err != nil {
+		return err
+	}
+	a.device, a.mount = device(info), marksOf(d, ".").mount
+	return nil
 }
 
 // Open takes the lock of the state folder, creates what is missing in it and
@@ -182,7 +205,7 @@ func Open(opts Options) (_ *Applier, err error) {
 	if a.state, err = os.Open(opts.State); err != nil {
 		return nil, fmt.Errorf("cannot use the state folder: %w", err)
 	}
-	if err := a.sameDevice(); err != nil {
+	if err := a.sameMount(); err != nil {
 		return nil, err
 	}
 	if err := a.probe(); err != nil {
@@ -220,18 +243,20 @@ func (a *Applier) Configure(protect, guard []string, keep int) {
 	a.opts.Protect, a.opts.Guard, a.opts.Keep = protect, guard, keep
 }
 
-func (a *Applier) sameDevice() error {
-	tree, err := a.root.Stat(".")
-	if err != nil {
-		return fmt.Errorf("cannot use target.root: %w", err)
-	}
+// sameMount refuses a state folder from which no file can be renamed into the tree.
+func (a *Applier) sameMount() error {
 	state, err := a.state.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot use the state folder: %w", err)
 	}
-	if device(tree) != device(state) {
+	if a.device != device(state) {
 		return fmt.Errorf("cannot work: state.dir %s and target.root %s are on different filesystems, and only within one can a file be replaced in one step; "+
 			"put state.dir on the filesystem of target.root", a.opts.State, a.opts.Root)
+	}
+	if a.mount != marksOf(a.state, ".").mount {
+		return fmt.Errorf("cannot work: state.dir %s and target.root %s are on one filesystem but below different mounts, and only within one mount can a file be replaced in one step; "+
+			"mount the folder that holds both (with systemd, ReadWritePaths= and BindPaths= make a mount of each folder that they name: name that one), or put state.dir where target.root is mounted",
+			a.opts.State, a.opts.Root)
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func (a *Applier) PlanBack(ctx context.Context, installed int64, to *int64, forc
 		return nil, err
 	}
 	b := backPlanner{
-		planner: planner{a: a, plan: &Plan{}, folders: map[string]folder{"": {exists: true}}, taken: map[string]string{}},
+		planner: a.newPlanner(nil),
 		places:  map[string]*revert{},
 		goes:    map[string]bool{},
 	}
@@ -246,11 +246,16 @@ func (b *backPlanner) revert(name string, r *revert) error {
 	if sameFolder := live != nil && live.Mode.IsDir() && r.want != nil && r.want.Mode.IsDir(); !fits && !sameFolder {
 		b.misfit("%s", misfitText(name, r.have, live))
 	}
-	switch {
-	case live == nil && r.want == nil:
+	if live == nil && r.want == nil {
 		return nil
+	}
+	if err := b.way(name, live); err != nil {
+		return err
+	}
+	switch {
 	case live == nil:
-		return b.bringBack(name, r)
+		b.bringBack(name, r)
+		return nil
 	case live.Mode.IsDir() && r.want != nil && r.want.Mode.IsDir():
 		b.note("the folder %s has another mode than it had, and keeps it", name)
 		return nil
@@ -280,18 +285,33 @@ func misfitText(name string, have *journal.Object, live *found) string {
 	}
 }
 
-// bringBack plans a file or an empty folder where nothing is now.
-func (b *backPlanner) bringBack(name string, r *revert) error {
-	if _, err := b.folder(path.Dir(name), true); err != nil {
+// way looks at the folders on the way to a place that is to change, as for a patch:
+// since the kept builds were made, links and mounts may have come in between, and the
+// agent may have been given other files of its own.
+func (b *backPlanner) way(name string, live *found) error {
+	dir, err := b.folder(path.Dir(name), live == nil)
+	if err != nil {
 		return err
 	}
+	place := path.Join(dir.real, path.Base(name))
+	if err := b.a.ownName(place); err != nil {
+		return err
+	}
+	if by, ok := b.taken[place]; ok && by != name {
+		return drift("%s and %s are the same place: a link in the tree leads from one to the other", by, name)
+	}
+	b.taken[place] = name
+	return movable(name, dir, live)
+}
+
+// bringBack plans a file or an empty folder where nothing is now.
+func (b *backPlanner) bringBack(name string, r *revert) {
 	b.plan.Counts.Created++
 	b.plan.Counts.Bytes += r.want.Size
 	b.add(Change{Step: journal.Step{Kind: journal.StepCreate, Path: name, New: r.want}, kept: r.kept})
 	if r.want.Mode.IsDir() {
 		b.folders[name], b.taken[name] = folder{real: name, exists: false}, name
 	}
-	return nil
 }
 
 // removeFolder plans a folder that a patch made away, if nothing else is in it.
@@ -319,6 +339,9 @@ func (b *backPlanner) removeFolder(name string) error {
 		if err != nil {
 			return drift("cannot look into %s: %w", name, err)
 		}
+	}
+	if err := b.way(name, live); err != nil {
+		return err
 	}
 	b.goes[name] = true
 	b.add(Change{Step: journal.Step{Kind: journal.StepDelete, Path: name, Old: &live.Object}})

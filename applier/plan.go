@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/bmatcuk/doublestar/v4"
 
 	"patchagent/applier/journal"
 	"patchagent/manifest"
@@ -39,7 +36,7 @@ type Change struct {
 // *reason.Error: protected-path, then drift; or the payload's, if content has to
 // be compared.
 func (a *Applier) Plan(ctx context.Context, pkg *manifest.Package) (*Plan, error) {
-	p := planner{a: a, pkg: pkg, plan: &Plan{}, folders: map[string]folder{"": {exists: true}}, taken: map[string]string{}}
+	p := a.newPlanner(pkg)
 	items := pkg.Items()
 	for _, it := range items {
 		if err := a.protected(it.Path); err != nil {
@@ -62,28 +59,10 @@ func (a *Applier) Plan(ctx context.Context, pkg *manifest.Package) (*Plan, error
 	return p.plan, nil
 }
 
-// protected refuses a path that target.protect or the agent's own files cover.
-func (a *Applier) protected(p string) error {
-	for up := p; up != "."; up = path.Dir(up) {
-		for _, glob := range a.opts.Protect {
-			if ok, _ := doublestar.Match(glob, up); ok {
-				return reason.Errorf(reason.ProtectedPath, "%s is protected by %q in target.protect", p, glob)
-			}
-		}
-	}
-	full := filepath.Join(a.realRoot, filepath.FromSlash(p))
-	for _, guard := range a.opts.Guard {
-		if within(full, guard) || within(guard, full) {
-			return reason.Errorf(reason.ProtectedPath, "%s would change %s, which belongs to the agent", p, guard)
-		}
-	}
-	return nil
-}
-
-// within says whether p is dir or below it.
-func within(p, dir string) bool {
-	rel, err := filepath.Rel(dir, p)
-	return err == nil && filepath.IsLocal(rel)
+// newPlanner looks up what the checks of each place compare with.
+func (a *Applier) newPlanner(pkg *manifest.Package) planner {
+	a.identify()
+	return planner{a: a, pkg: pkg, plan: &Plan{}, folders: map[string]folder{"": a.top()}, taken: map[string]string{}}
 }
 
 type planner struct {
@@ -98,6 +77,7 @@ type planner struct {
 type folder struct {
 	real   string // without links, relative to the root
 	exists bool
+	fixed  string // as of marks
 }
 
 func (p *planner) note(format string, args ...any) {
@@ -135,10 +115,28 @@ func (p *planner) item(ctx context.Context, it manifest.Item, paired bool) error
 	if it.Was != "" && (live == nil || live.SHA256 != it.Was) {
 		return drift("%s is not the file that the package was made against", it.Path)
 	}
+	before := len(p.plan.Changes)
 	if it.Op == manifest.Delete {
-		return p.delete(it, place, live, paired)
+		err = p.delete(it, place, live, paired)
+	} else {
+		err = p.write(ctx, it, place, live, paired)
 	}
-	return p.write(ctx, it, place, live, paired)
+	if err == nil && len(p.plan.Changes) > before {
+		err = movable(it.Path, dir, live)
+	}
+	return err
+}
+
+// movable refuses a change that chattr(1) forbids even to root. One that would
+// change nothing is not asked.
+func movable(name string, dir folder, live *found) error {
+	switch {
+	case live != nil && live.fixed != "":
+		return drift("%s is %s, so it can be neither replaced nor deleted; chattr takes that away", name, live.fixed)
+	case dir.fixed != "":
+		return drift("the folder of %s is %s, so nothing in it can be replaced; chattr takes that away", name, dir.fixed)
+	}
+	return nil
 }
 
 func (p *planner) delete(it manifest.Item, place string, live *found, paired bool) error {
@@ -185,9 +183,6 @@ func (p *planner) write(ctx context.Context, it manifest.Item, place string, liv
 			want.Mode = live.Mode
 		}
 		change.owner = live.owner
-		if live.links > 1 {
-			p.note("%s has other hard links; they keep the old content", it.Path)
-		}
 	}
 	if it.Op == manifest.New && !paired {
 		p.note("%s is new in the package and was there already", it.Path)
@@ -202,6 +197,9 @@ func (p *planner) write(ctx context.Context, it manifest.Item, place string, liv
 		p.plan.Counts.Modified++
 	}
 	p.plan.Counts.Bytes += it.Size
+	if live.Mode.IsRegular() && live.links > 1 {
+		p.note("%s has other hard links; they keep the old content", it.Path)
+	}
 	p.add(change)
 	return nil
 }
@@ -238,11 +236,18 @@ func (p *planner) folder(name string, create bool) (folder, error) {
 	}
 	f := folder{real: path.Join(parent.real, path.Base(name))}
 	if parent.exists {
-		if f, err = p.a.folderAt(f.real, name); err != nil {
+		place := f.real
+		if f, err = p.a.folderAt(place, name); err != nil {
 			return folder{}, err
+		}
+		if f.exists && f.real != place {
+			p.note("%s is a symbolic link to the folder %s of the tree; what is changed is there", name, path.Join(".", f.real))
 		}
 	}
 	if !f.exists && create {
+		if err := movable(name, parent, nil); err != nil {
+			return folder{}, err
+		}
 		if _, ok := p.taken[f.real]; !ok {
 			p.add(Change{Step: journal.Step{Kind: journal.StepMkdir, Path: f.real}})
 			p.taken[f.real] = name

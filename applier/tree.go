@@ -18,13 +18,15 @@ type found struct {
 	journal.Object
 	owner *owner
 	links uint64
+	fixed string // as of marks
 }
 
 // keptMode is what of a mode makes an object what it is.
 const keptMode = fs.ModeType | fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
 
 // look says what is at a place; nil if nothing is. Anything but a regular file,
-// a folder or a symbolic link is drift: no patch means to replace a device.
+// a folder or a symbolic link is drift: no patch means to replace a device. So is
+// what is mounted there, and the agent's own files are protected.
 func (a *Applier) look(place string) (*found, error) {
 	info, err := a.root.Lstat(place)
 	if isNotExist(err) || notDir(err) {
@@ -33,7 +35,11 @@ func (a *Applier) look(place string) (*found, error) {
 	if err != nil {
 		return nil, drift("cannot look at %s: %w", place, err)
 	}
-	f := &found{Object: journal.Object{Mode: info.Mode() & keptMode}, owner: ownerOf(info), links: links(info)}
+	m, err := a.check(place, place, info)
+	if err != nil {
+		return nil, err
+	}
+	f := &found{Object: journal.Object{Mode: info.Mode() & keptMode}, owner: ownerOf(info), links: links(info), fixed: m.fixed}
 	switch {
 	case info.IsDir():
 	case info.Mode().IsRegular():
@@ -49,6 +55,38 @@ func (a *Applier) look(place string) (*found, error) {
 		return nil, drift("%s is neither a file nor a folder (%s)", place, info.Mode().Type())
 	}
 	return f, nil
+}
+
+// check refuses what is the agent's own, or on another mount than the tree: a name
+// goes from one mount to another only by being copied. place is without links, name
+// is how the package calls it.
+func (a *Applier) check(place, name string, info fs.FileInfo) (marks, error) {
+	if err := a.own(name, info); err != nil {
+		return marks{}, err
+	}
+	dir, err := a.root.Open(path.Dir(place))
+	if err != nil {
+		return marks{}, drift("cannot look at %s: %w", name, err)
+	}
+	defer dir.Close()
+	m := marksOf(dir, path.Base(place))
+	// Of a folder the device counts as well: one mount may hold several filesystems.
+	// Of a file it does not: on an overlay its device is that of its layer.
+	if m.mount != a.mount && m.mount != 0 || info.IsDir() && device(info) != a.device {
+		return marks{}, drift("%s is on another mount than target.root, and nothing can be replaced across mounts in one step; "+
+			"unmount it, or leave it out of the patch", name)
+	}
+	return m, nil
+}
+
+// top is the root of the tree as a folder.
+func (a *Applier) top() folder {
+	d, err := a.root.Open(".")
+	if err != nil {
+		return folder{exists: true} // what is in it cannot be looked at either
+	}
+	defer d.Close()
+	return folder{exists: true, fixed: marksOf(d, ".").fixed}
 }
 
 func (a *Applier) digestOf(place string) (string, error) {
@@ -120,16 +158,29 @@ func (a *Applier) folderAt(real, name string) (folder, error) {
 			return folder{}, drift("cannot follow the link %s: %w", name, err)
 		}
 		if inside == "." {
-			return folder{exists: true}, nil
+			return a.top(), nil
 		}
-		return a.folderAt(path.Clean(filepath.ToSlash(inside)), name)
+		return a.folderBehind(path.Clean(filepath.ToSlash(inside)), name)
 	case !info.IsDir():
 		return folder{}, drift("%s is not a folder in the tree, and is one in the package", name)
 	}
-	if here, err := a.root.Stat("."); err != nil || device(here) != device(info) {
-		return folder{}, drift("%s is on another filesystem than target.root, where nothing can be replaced in one step", name)
+	m, err := a.check(real, name, info)
+	return folder{real: real, exists: true, fixed: m.fixed}, err
+}
+
+// folderBehind is the folder that a link leads to. The folders above it are not on the
+// way of the name, so they are looked at here: one may be the agent's own.
+func (a *Applier) folderBehind(real, name string) (folder, error) {
+	for up := path.Dir(real); up != "."; up = path.Dir(up) {
+		info, err := a.root.Lstat(up)
+		if err != nil {
+			return folder{}, drift("cannot follow the link %s: %w", name, err)
+		}
+		if err := a.own(name, info); err != nil {
+			return folder{}, err
+		}
 	}
-	return folder{real: real, exists: true}, nil
+	return a.folderAt(real, name)
 }
 
 // matches says whether an object in the stage or the tree is the one that was

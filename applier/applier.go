@@ -164,7 +164,7 @@ func Inspector(opts Options) (*Applier, error) {
 
 // locate finds out where the tree is; as long as its root is open that stays true.
 func (a *Applier) locate() error {
-	d, err := a.root.Open(".")
+	d, err := a.openFolder(".")
 	if err != nil {
 		return err
 	}

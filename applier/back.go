@@ -249,12 +249,13 @@ func (b *backPlanner) revert(name string, r *revert) error {
 	if live == nil && r.want == nil {
 		return nil
 	}
-	if err := b.way(name, live); err != nil {
+	place, err := b.way(name, live)
+	if err != nil {
 		return err
 	}
 	switch {
 	case live == nil:
-		b.bringBack(name, r)
+		b.bringBack(name, place, r)
 		return nil
 	case live.Mode.IsDir() && r.want != nil && r.want.Mode.IsDir():
 		b.note("the folder %s has another mode than it had, and keeps it", name)
@@ -262,14 +263,14 @@ func (b *backPlanner) revert(name string, r *revert) error {
 	case r.want == nil:
 		b.plan.Counts.Deleted++
 		b.goes[name] = true
-		b.add(Change{Step: journal.Step{Kind: journal.StepDelete, Path: name, Old: &live.Object, Aside: !fits}})
+		b.add(Change{Step: journal.Step{Kind: journal.StepDelete, Path: place, Old: &live.Object, Aside: !fits}})
 		return nil
 	case live.Mode.IsDir() != r.want.Mode.IsDir() && !b.a.exchange:
 		return drift("%s was a folder and is a file now, or the other way round, which cannot be undone in one step on this filesystem", name)
 	default:
 		b.plan.Counts.Modified++
 		b.plan.Counts.Bytes += r.want.Size
-		b.add(Change{Step: journal.Step{Kind: journal.StepReplace, Path: name, Old: &live.Object, New: r.want, Aside: !fits}, kept: r.kept})
+		b.add(Change{Step: journal.Step{Kind: journal.StepReplace, Path: place, Old: &live.Object, New: r.want, Aside: !fits}, kept: r.kept})
 		return nil
 	}
 }
@@ -285,32 +286,32 @@ func misfitText(name string, have *journal.Object, live *found) string {
 	}
 }
 
-// way looks at the folders on the way to a place that is to change, as for a patch:
-// since the kept builds were made, links and mounts may have come in between, and the
-// agent may have been given other files of its own.
-func (b *backPlanner) way(name string, live *found) error {
+// way looks at the folders on the way to a place that is to change, as for a patch,
+// and returns the place without links: since the kept builds were made, links and
+// mounts may have come in between, and the agent may have been given other files.
+func (b *backPlanner) way(name string, live *found) (string, error) {
 	dir, err := b.folder(path.Dir(name), live == nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	place := path.Join(dir.real, path.Base(name))
 	if err := b.a.ownName(place); err != nil {
-		return err
+		return "", err
 	}
 	if by, ok := b.taken[place]; ok && by != name {
-		return drift("%s and %s are the same place: a link in the tree leads from one to the other", by, name)
+		return "", drift("%s and %s are the same place: a link in the tree leads from one to the other", by, name)
 	}
 	b.taken[place] = name
-	return movable(name, dir, live)
+	return place, movable(name, dir, live)
 }
 
 // bringBack plans a file or an empty folder where nothing is now.
-func (b *backPlanner) bringBack(name string, r *revert) {
+func (b *backPlanner) bringBack(name, place string, r *revert) {
 	b.plan.Counts.Created++
 	b.plan.Counts.Bytes += r.want.Size
-	b.add(Change{Step: journal.Step{Kind: journal.StepCreate, Path: name, New: r.want}, kept: r.kept})
+	b.add(Change{Step: journal.Step{Kind: journal.StepCreate, Path: place, New: r.want}, kept: r.kept})
 	if r.want.Mode.IsDir() {
-		b.folders[name], b.taken[name] = folder{real: name, exists: false}, name
+		b.folders[name] = folder{real: place}
 	}
 }
 
@@ -320,7 +321,7 @@ func (b *backPlanner) removeFolder(name string) error {
 	if err != nil || live == nil || !live.Mode.IsDir() {
 		return err
 	}
-	d, err := b.a.root.Open(name)
+	d, err := b.a.openFolder(name)
 	if err != nil {
 		return drift("cannot look into %s: %w", name, err)
 	}
@@ -340,11 +341,12 @@ func (b *backPlanner) removeFolder(name string) error {
 			return drift("cannot look into %s: %w", name, err)
 		}
 	}
-	if err := b.way(name, live); err != nil {
+	place, err := b.way(name, live)
+	if err != nil {
 		return err
 	}
 	b.goes[name] = true
-	b.add(Change{Step: journal.Step{Kind: journal.StepDelete, Path: name, Old: &live.Object}})
+	b.add(Change{Step: journal.Step{Kind: journal.StepDelete, Path: place, Old: &live.Object}})
 	return nil
 }
 

@@ -10,7 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const openQuietly = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+const (
+	openQuietly = os.O_RDONLY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+	openFolder  = os.O_RDONLY | unix.O_DIRECTORY
+)
 
 func isQuota(err error) bool { return errors.Is(err, unix.EDQUOT) }
 

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-const openQuietly = os.O_RDONLY
+const openQuietly, openFolder = os.O_RDONLY, os.O_RDONLY
 
 func isQuota(error) bool { return false }
 

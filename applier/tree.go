@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 
@@ -64,7 +65,7 @@ func (a *Applier) check(place, name string, info fs.FileInfo) (marks, error) {
 	if err := a.own(name, info); err != nil {
 		return marks{}, err
 	}
-	dir, err := a.root.Open(path.Dir(place))
+	dir, err := a.openFolder(path.Dir(place))
 	if err != nil {
 		return marks{}, drift("cannot look at %s: %w", name, err)
 	}
@@ -72,16 +73,22 @@ func (a *Applier) check(place, name string, info fs.FileInfo) (marks, error) {
 	m := marksOf(dir, path.Base(place))
 	// Of a folder the device counts as well: one mount may hold several filesystems.
 	// Of a file it does not: on an overlay its device is that of its layer.
-	if m.mount != a.mount && m.mount != 0 || info.IsDir() && device(info) != a.device {
+	across := m.mount != a.mount && m.mount != 0 && a.mount != 0
+	if across || info.IsDir() && device(info) != a.device {
 		return marks{}, drift("%s is on another mount than target.root, and nothing can be replaced across mounts in one step; "+
 			"unmount it, or leave it out of the patch", name)
 	}
 	return m, nil
 }
 
+// openFolder opens nothing else: a pipe in its place would keep the agent waiting.
+func (a *Applier) openFolder(place string) (*os.File, error) {
+	return a.root.OpenFile(place, openFolder, 0)
+}
+
 // top is the root of the tree as a folder.
 func (a *Applier) top() folder {
-	d, err := a.root.Open(".")
+	d, err := a.openFolder(".")
 	if err != nil {
 		return folder{exists: true} // what is in it cannot be looked at either
 	}
@@ -122,7 +129,7 @@ type readerFunc func([]byte) (int, error)
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 func (a *Applier) emptyFolder(place string) error {
-	d, err := a.root.Open(place)
+	d, err := a.openFolder(place)
 	if err != nil {
 		return drift("cannot look into %s: %w", place, err)
 	}

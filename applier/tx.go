@@ -73,6 +73,9 @@ func (tx *Tx) undo() error {
 // do and undoStep: each kind's two halves stand side by side.
 
 func (tx *Tx) do(s journal.Step) error {
+	if astray := tx.astray(path.Dir(s.Path)); astray != "" {
+		return fmt.Errorf("%s was a folder when the patch was planned and is none now", astray)
+	}
 	dir, base, err := tx.place(s)
 	if isNotExist(err) && s.Kind == journal.StepDelete {
 		return nil // gone with its folder
@@ -126,6 +129,9 @@ func (tx *Tx) doDelete(s journal.Step, dir *os.File, base string) error {
 }
 
 func (tx *Tx) undoStep(s journal.Step) error {
+	if tx.unreached(s) {
+		return nil
+	}
 	dir, base, err := tx.place(s)
 	if isNotExist(err) && s.Old == nil {
 		return nil // its folder was never made, or is gone with all in it
@@ -152,6 +158,30 @@ func (tx *Tx) undoStep(s journal.Step) error {
 		return tx.undoDelete(s, dir, base)
 	default:
 		return fmt.Errorf("unknown kind of step %q", s.Kind)
+	}
+}
+
+// unreached says that there is nothing to undo in a folder that is none any more:
+// somebody put a link or a file in its place before the commit came there. What a
+// link leads to is not looked at, it may have nothing to do with the step.
+func (tx *Tx) unreached(s journal.Step) bool {
+	astray := tx.astray(path.Dir(s.Path))
+	if astray == "" {
+		return false
+	}
+	_, staged := os.Lstat(tx.stagePath(s.Stage))
+	switch s.Kind {
+	case journal.StepMkdir:
+		tx.note("%s is no longer a folder, so %s, if the patch made it, stays where that folder is now", astray, s.Path)
+		return true
+	case journal.StepReplace:
+		_, old := os.Lstat(tx.stagePath(s.Stage + oldSuffix))
+		is, err := tx.stageIs(s.New, s.Stage)
+		return is && err == nil && isNotExist(old)
+	case journal.StepCreate:
+		return staged == nil
+	default:
+		return isNotExist(staged)
 	}
 }
 
@@ -204,6 +234,9 @@ func (tx *Tx) unswapByLink(s journal.Step, dir *os.File, base string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := os.Lstat(tx.stagePath(s.Stage)); err == nil {
+		return tx.unswapHalf(s, dir, base)
+	}
 	if tx.changed(s) {
 		// It must not be overwritten; for a moment the name is free.
 		if err := moveNew(dir, base, tx.stage, s.Stage); err != nil && !isNotExist(err) {
@@ -211,6 +244,29 @@ func (tx *Tx) unswapByLink(s journal.Step, dir *os.File, base string) error {
 		}
 	}
 	return moveOver(tx.stage, s.Stage+oldSuffix, dir, base)
+}
+
+// unswapHalf is for a swap that came no further than the second name, or whose
+// undoing did not: the new file is in the stage, so it is not in the tree.
+func (tx *Tx) unswapHalf(s journal.Step, dir *os.File, base string) error {
+	old := s.Stage + oldSuffix
+	kept, err := os.Lstat(tx.stagePath(old))
+	if err != nil {
+		return err
+	}
+	live, err := tx.a.root.Lstat(s.Path)
+	switch {
+	case err == nil && os.SameFile(kept, live):
+		return nil
+	case err == nil:
+		tx.note("%s had been made again; the old file is back in its place", s.Path)
+		if err := moveNew(dir, base, tx.stage, s.Stage+asideSuffix); err != nil {
+			return err
+		}
+	case !isNotExist(err):
+		return err
+	}
+	return moveNew(tx.stage, old, dir, base)
 }
 
 // undoCreate moves the file back into the stage, as it may be by now.
@@ -303,9 +359,23 @@ func (tx *Tx) liveIs(want *journal.Object, place string) (bool, error) {
 	})
 }
 
+// astray is the first folder on the way that is something else now, a link above
+// all; "" if there is none. The places of a plan have no links in them, so a link
+// there came after it, and leads to what nobody has checked. The root, through which
+// every place is opened, lets no link lead out of the tree, even one made after this.
+func (tx *Tx) astray(dir string) string {
+	var found string
+	for ; dir != "."; dir = path.Dir(dir) {
+		if info, err := tx.a.root.Lstat(dir); err == nil && !info.IsDir() {
+			found = dir
+		}
+	}
+	return found
+}
+
 // place opens the folder of a step's place.
 func (tx *Tx) place(s journal.Step) (*os.File, string, error) {
-	dir, err := tx.a.root.Open(path.Dir(s.Path))
+	dir, err := tx.a.openFolder(path.Dir(s.Path))
 	return dir, path.Base(s.Path), err
 }
 
@@ -338,9 +408,9 @@ func (tx *Tx) sync() error {
 }
 
 func (tx *Tx) syncFolder(dir string) error {
-	d, err := tx.a.root.Open(dir)
-	if isNotExist(err) {
-		return nil // it was undone, or never made
+	d, err := tx.a.openFolder(dir)
+	if isNotExist(err) || err != nil && tx.astray(dir) != "" {
+		return nil // it was undone, or never made, or is no longer in the tree
 	}
 	if err != nil {
 		return err

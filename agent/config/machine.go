@@ -240,26 +240,37 @@ func myName() string {
 	return strconv.Itoa(os.Geteuid())
 }
 
-// sameFilesystem compares the nearest folders that exist. Two mounts of one
-// filesystem will not do either: rename(2) does not go from one to the other.
-func sameFilesystem(a, b string) error {
-	dirA, x, err := nearestDir(a)
+// sameFilesystem compares the nearest folders that exist. The device is not enough:
+// no file is renamed from one mount to another, even of one filesystem.
+func sameFilesystem(state, root string) error {
+	a, x, err := nearestDir(state)
 	if err != nil {
 		return err
 	}
-	dirB, y, err := nearestDir(b)
+	b, y, err := nearestDir(root)
 	if err != nil {
 		return err
 	}
-	if device(x) != device(y) {
-		return hint("state.dir = "+fmt.Sprintf("%q", filepath.Join(filepath.Dir(b), ".patchagent")),
-			"state.dir %s and target.root %s are on different filesystems, and only within one can a file be replaced in one step", a, b)
-	}
-	if mountA, mountB := mountOf(dirA), mountOf(dirB); mountA != mountB {
-		return hint("one mount that holds both (under systemd one path in ReadWritePaths=, in a container one volume)",
-			"state.dir %s and target.root %s are two mounts of one filesystem, and only within one can a file be replaced in one step", a, b)
+	beside := fmt.Sprintf("state.dir = %q", filepath.Join(besideRoot(root), ".patchagent"))
+	switch {
+	case device(x) != device(y):
+		return hint(beside, "state.dir %s and target.root %s are on different filesystems, and only within one can a file be replaced in one step", state, root)
+	case mountID(a) != mountID(b):
+		return hint("one mount of the folder that holds both (of systemd's ReadWritePaths= and BindPaths= each folder is a mount of its own: name that one), or "+beside,
+			"state.dir %s and target.root %s are on one filesystem but below different mounts, and only within one mount can a file be replaced in one step", state, root)
 	}
 	return nil
+}
+
+// besideRoot is the folder that holds root, or root itself if a mount begins there.
+func besideRoot(root string) string {
+	up := filepath.Dir(root)
+	x, errX := os.Stat(root)
+	y, errY := os.Stat(up)
+	if errX == nil && errY == nil && (device(x) != device(y) || mountID(root) != mountID(up)) {
+		return root
+	}
+	return up
 }
 
 func nearestDir(path string) (string, fs.FileInfo, error) {

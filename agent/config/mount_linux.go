@@ -2,12 +2,11 @@ package config
 
 import "golang.org/x/sys/unix"
 
-// mountOf is the number of the mount that a folder is on; 0 where the kernel does
-// not say (before 5.8).
-func mountOf(dir string) uint64 {
+// mountID is the number of the mount that a path leads to; 0 if the kernel, before
+// 5.8, or a sandbox does not tell it. Then the device has to do.
+func mountID(path string) uint64 {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_MNT_ID, &st)
-	if err != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+	if unix.Statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &st) != nil || st.Mask&unix.STATX_MNT_ID == 0 {
 		return 0
 	}
 	return st.Mnt_id

@@ -145,6 +145,36 @@ func TestBackOverMounts(t *testing.T) {
 	}
 }
 
+// A mount that comes between the plan and the commit has the patch undone, and what
+// is mounted stays as it is.
+func TestMountComesBeforeTheCommit(t *testing.T) {
+	if !mounting(t) {
+		return
+	}
+	ways(t, func(t *testing.T, exchange bool) {
+		for _, it := range []item{mod("lib/b.txt", "new"), del("lib/b.txt"), add("lib/new", "new"), add("lib/sub/new", "new")} {
+			w := newWorld(t, oldTree)
+			w.a.exchange = exchange
+			other := t.TempDir()
+			must(t, os.WriteFile(other+"/b.txt", []byte("theirs"), 0o600))
+			before := w.tree()
+			w.between(func() { must(t, unix.Mount(other, w.root+"/lib", "", unix.MS_BIND, "")) })
+			r, err := w.apply(pack(t, false, mod("a.txt", "new"), it), &proc{up: true})
+			must(t, err)
+			must(t, unix.Unmount(w.root+"/lib", unix.MNT_DETACH))
+			if r.Outcome != reason.RolledBack || r.Code != reason.CommitFailed {
+				t.Errorf("%s: %+v", it.place, r)
+			}
+			w.wantTree(before, it.place)
+			entries, err := os.ReadDir(other)
+			must(t, err)
+			if data, err := os.ReadFile(other + "/b.txt"); err != nil || len(entries) != 1 || string(data) != "theirs" {
+				t.Errorf("%s: what was mounted: %v, %q, %v", it.place, entries, data, err)
+			}
+		}
+	})
+}
+
 // Two folders of one filesystem that are mounted each by itself, as systemd does it,
 // are no place to work in; one mount that holds both is.
 func TestStateOnAnotherMount(t *testing.T) {

@@ -268,10 +268,10 @@ func TestOwnFilesByOtherNames(t *testing.T) {
 // A rollback by hand leaves alone what has become the agent's own since the patch.
 func TestBackOverOwnFiles(t *testing.T) {
 	w := newWorld(t, oldTree)
-	w.patched(pack(t, true, add("lib/key", "key")))
+	w.patched(pack(t, true, add("lib/key", "key"), del("left.txt")))
 	twin := filepath.Join(t.TempDir(), "twin")
 	must(t, os.Link(w.root+"/lib/key", twin))
-	for _, guard := range []string{w.root + "/lib/key", w.root + "/lib", twin} {
+	for _, guard := range []string{w.root + "/lib/key", w.root + "/lib", twin, w.root + "/left.txt"} {
 		w.a.Configure(nil, []string{guard}, 3)
 		_, err := w.a.PlanBack(t.Context(), 1, nil, true)
 		if code, _ := reason.Of(err); code != reason.ProtectedPath {
@@ -302,6 +302,18 @@ func TestBackThroughLinks(t *testing.T) {
 	}
 	w.wantTree(map[string]string{"lib": "-> moved", "moved/": "755", "moved/b.txt": "644 old b", "moved/c.txt": "644 old c",
 		"a.txt": "644 old a", "deep/": "755", "deep/er/": "755", "deep/er/d.txt": "644 old d", "left.txt": "644 left"}, "rolled back")
+}
+
+// Two places of the kept builds that a link has made one are not both gone back to.
+func TestBackToOnePlaceByTwoNames(t *testing.T) {
+	w := newWorld(t, map[string]string{"lib/b": "old", "other/b": "old"})
+	w.patched(pack(t, true, mod("lib/b", "new"), mod("other/b", "new")))
+	must(t, os.RemoveAll(w.root+"/lib"))
+	must(t, os.Symlink("other", w.root+"/lib"))
+	_, err := w.a.PlanBack(t.Context(), 1, nil, true)
+	if code, _ := reason.Of(err); code != reason.Drift || !strings.Contains(err.Error(), "the same place") {
+		t.Error(err)
+	}
 }
 
 // A folder that becomes a link between the plan and the commit leads the patch

@@ -130,7 +130,7 @@ func checkValue(tokens *json.Decoder, where string, depth int) error {
 				return err
 			}
 			key, _ := token.(string)
-			folded := strings.ToLower(key)
+			folded := foldName(key) // as whoever compares keys without regard to case might
 			if other, ok := keys[folded]; ok {
 				return invalid(strconv.Quote(key), "is there twice (as %q) in %s", other, where)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"patchagent/manifest/hostile"
 	"path"
 	"path/filepath"
 	"slices"
@@ -17,10 +18,10 @@ import (
 // What is accepted, another reader of zips reads too, with the same names and
 // the same bytes.
 func FuzzOpen(f *testing.F) {
-	f.Add(doc(crlfDoc, payloads()...).bytes())
-	f.Add(with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 16; p.method = methodDeflate }).bytes())
-	for _, c := range slices.Concat(containers(), sizes(), contents(), names()) {
-		f.Add(c.m.bytes())
+	f.Add(hostile.Doc(crlfDoc, payloads()...).Bytes())
+	f.Add(with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Desc = 16; p.Method = methodDeflate }).Bytes())
+	for _, c := range slices.Concat(hostile.Containers(), hostile.Sizes(), hostile.Contents(), hostile.Names()) {
+		f.Add(c.Zip.Bytes())
 	}
 	limits := Limits{MaxSize: 1 << 20, MaxUnpacked: 1 << 20, MaxFiles: 100}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -62,9 +63,9 @@ func FuzzOpen(f *testing.F) {
 // is named twice but to be deleted and new.
 func FuzzDocument(f *testing.F) {
 	f.Add([]byte(crlfDoc))
-	for _, c := range documents() {
-		if len(c.m.parts) > 0 {
-			f.Add([]byte(c.m.parts[0].data))
+	for _, c := range hostile.Documents() {
+		if len(c.Zip.Parts) > 0 {
+			f.Add([]byte(c.Zip.Parts[0].Data))
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

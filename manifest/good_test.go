@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"patchagent/manifest/hostile"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,9 +27,9 @@ var crlfItems = map[string]string{
 }
 
 // under puts everything into one folder.
-func under(dir string, m maker) maker {
-	for i := range m.parts {
-		m.parts[i].name = dir + m.parts[i].name
+func under(dir string, m hostile.Zip) hostile.Zip {
+	for i := range m.Parts {
+		m.Parts[i].Name = dir + m.Parts[i].Name
 	}
 	return m
 }
@@ -36,42 +37,42 @@ func under(dir string, m maker) maker {
 func payloads() []string { return []string{"new/abc.py", "new/sub/deep.txt", "mod/abc.txt"} }
 
 // with sets all entries but the first to be written in another way.
-func with(m maker, change func(p *part)) maker {
-	for i := range m.parts {
-		change(&m.parts[i])
+func with(m hostile.Zip, change func(p *hostile.Part)) hostile.Zip {
+	for i := range m.Parts {
+		change(&m.Parts[i])
 	}
 	return m
 }
 
 func TestGoodContainers(t *testing.T) {
-	for name, m := range map[string]maker{
-		"plain":                  doc(crlfDoc, payloads()...),
-		"in a folder":            under("patch/", doc(crlfDoc, payloads()...)),
-		"with a BOM":             doc("\ufeff"+crlfDoc, payloads()...),
-		"with folders":           {parts: append([]part{{name: "new/"}, {name: "new/sub/", mode: 0o040755}, {name: "del/"}}, doc(crlfDoc, payloads()...).parts...)},
-		"with folders, packed":   {parts: append([]part{{name: "new/", method: methodDeflate}, {name: "del/", method: methodDeflate, desc: 16}}, doc(crlfDoc, payloads()...).parts...)},
-		"with a comment":         {parts: doc(crlfDoc, payloads()...).parts, comment: "made by hand"},
-		"with zip64 records":     {parts: doc(crlfDoc, payloads()...).parts, zip64: true},
-		"deflated":               with(doc(crlfDoc, payloads()...), func(p *part) { p.method = methodDeflate }),
-		"zstd":                   with(doc(crlfDoc, payloads()...), func(p *part) { p.method = methodZstd }),
-		"descriptors, bare":      with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 12 }),
-		"descriptors, signed":    with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 16 }),
-		"descriptors, long":      with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 20 }),
-		"descriptors, long, sig": with(doc(crlfDoc, payloads()...), func(p *part) { p.desc = 24 }),
-		"UTF-8 flag":             with(doc(crlfDoc, payloads()...), func(p *part) { p.flags = 1 << 11 }),
-		"Unicode Path fields":    with(doc(crlfDoc, payloads()...), func(p *part) { p.extra = unicodePath(p.name, p.name) }),
-		"made on Unix":           with(doc(crlfDoc, payloads()...), func(p *part) { p.mode = 0o100644 }),
-		"zip64 sizes": with(doc(crlfDoc, payloads()...), func(p *part) {
-			p.extra = make([]byte, 4+16)
-			put16(p.extra, 0, extraZip64)
-			put16(p.extra, 2, 16)
-			put64(p.extra, 4, uint64(len(p.data)))
-			put64(p.extra, 12, uint64(len(compress(p.method, p.data))))
-			p.central = func(h []byte) { put32(h, 20, full32); put32(h, 24, full32) }
+	for name, m := range map[string]hostile.Zip{
+		"plain":                  hostile.Doc(crlfDoc, payloads()...),
+		"in a folder":            under("patch/", hostile.Doc(crlfDoc, payloads()...)),
+		"with a BOM":             hostile.Doc("\ufeff"+crlfDoc, payloads()...),
+		"with folders":           {Parts: append([]hostile.Part{{Name: "new/"}, {Name: "new/sub/", Mode: 0o040755}, {Name: "del/"}}, hostile.Doc(crlfDoc, payloads()...).Parts...)},
+		"with folders, packed":   {Parts: append([]hostile.Part{{Name: "new/", Method: methodDeflate}, {Name: "del/", Method: methodDeflate, Desc: 16}}, hostile.Doc(crlfDoc, payloads()...).Parts...)},
+		"with a comment":         {Parts: hostile.Doc(crlfDoc, payloads()...).Parts, Comment: "made by hand"},
+		"with zip64 records":     {Parts: hostile.Doc(crlfDoc, payloads()...).Parts, Zip64: true},
+		"deflated":               with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Method = methodDeflate }),
+		"zstd":                   with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Method = methodZstd }),
+		"descriptors, bare":      with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Desc = 12 }),
+		"descriptors, signed":    with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Desc = 16 }),
+		"descriptors, long":      with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Desc = 20 }),
+		"descriptors, long, sig": with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Desc = 24 }),
+		"UTF-8 flag":             with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Flags = 1 << 11 }),
+		"Unicode Path fields":    with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Extra = hostile.UnicodePath(p.Name, p.Name) }),
+		"made on Unix":           with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Mode = 0o100644 }),
+		"zip64 sizes": with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) {
+			p.Extra = make([]byte, 4+16)
+			hostile.Put16(p.Extra, 0, extraZip64)
+			hostile.Put16(p.Extra, 2, 16)
+			hostile.Put64(p.Extra, 4, uint64(len(p.Data)))
+			hostile.Put64(p.Extra, 12, uint64(len(hostile.Compress(p.Method, p.Data))))
+			p.Central = func(h []byte) { hostile.Put32(h, 20, full32); hostile.Put32(h, 24, full32) }
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			data := m.bytes()
+			data := m.Bytes()
 			p, got, err := openAll(data, Limits{})
 			if err != nil {
 				t.Fatal(err)
@@ -94,7 +95,7 @@ func TestGoodContainers(t *testing.T) {
 
 func TestModes(t *testing.T) {
 	for _, c := range []struct{ unix, want uint32 }{{0, 0o644}, {0o100755, 0o755}, {0o104755, 0o755}, {0o600, 0o600}, {0o100000, 0o644}} {
-		p, _, err := openAll(plain(part{mode: c.unix}).bytes(), Limits{})
+		p, _, err := openAll(hostile.Plain(hostile.Part{Mode: c.unix}).Bytes(), Limits{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,8 +109,8 @@ func TestModes(t *testing.T) {
 }
 
 func TestUnlistedIsNoted(t *testing.T) {
-	m := doc(`{"region": "r", "build": 1, "author": "me"}`, "new/a", "readme.txt", "del/old")
-	p, got, err := openAll(m.bytes(), Limits{})
+	m := hostile.Doc(`{"region": "r", "build": 1, "author": "me"}`, "new/a", "readme.txt", "del/old")
+	p, got, err := openAll(m.Bytes(), Limits{})
 	if err != nil || len(got) != 0 {
 		t.Fatal(got, err)
 	}
@@ -120,10 +121,10 @@ func TestUnlistedIsNoted(t *testing.T) {
 
 func TestSchema2(t *testing.T) {
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("payload")))
-	m := doc(fmt.Sprintf(`{"schema": 2, "region": "r", "build": 300, "product": "shop", "requires": 200, "expires": "2030-01-31T00:00:00Z",
+	m := hostile.Doc(fmt.Sprintf(`{"schema": 2, "region": "r", "build": 300, "product": "shop", "requires": 200, "expires": "2030-01-31T00:00:00Z",
 		"description": "words", "newfiles": [{"name": "tool", "path": "/bin", "sha256": %q, "size": 7, "mode": "0750", "source": "t/ool"}],
 		"delfiles": [{"name": "x", "path": "", "was": %q}]}`, strings.ToUpper(sum), sum), "new/t/ool")
-	data := m.bytes()
+	data := m.Bytes()
 	p, got, err := openAll(data, Limits{})
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +220,7 @@ func pack(t *testing.T, dir string, command []string) []byte {
 func TestVerifyEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	data := plain(part{}).bytes()
+	data := hostile.Plain(hostile.Part{}).Bytes()
 	p, err := Open(bytes.NewReader(data), int64(len(data)), Limits{})
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +235,7 @@ func TestVerifyEndsWithItsContext(t *testing.T) {
 func TestCornersOfSchema1(t *testing.T) {
 	for name, c := range map[string]struct {
 		text  string
-		parts []part
+		parts []hostile.Part
 		want  map[string]string
 		warm  bool
 		build int64
@@ -245,24 +246,24 @@ func TestCornersOfSchema1(t *testing.T) {
 		"schema 1, said":    {text: `{"schema": 1, "region": "r", "build": "0"}`, want: map[string]string{}},
 		"the largest build": {text: `{"region": "r", "build": "9223372036854775807", "justres": true}`, want: map[string]string{}, build: 1<<63 - 1, warm: true},
 		"no region by name": {text: `{"region": "", "build": 1}`, want: map[string]string{}, build: 1},
-		"an empty file":     {text: `{"region": "r", "build": 1, "newfiles": [{"name": "e", "path": "/"}]}`, parts: []part{{name: "new/e"}}, want: map[string]string{"new e": ""}, build: 1},
+		"an empty file":     {text: `{"region": "r", "build": 1, "newfiles": [{"name": "e", "path": "/"}]}`, parts: []hostile.Part{{Name: "new/e"}}, want: map[string]string{"new e": ""}, build: 1},
 		"an empty file, deflated, streamed": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "e", "path": "/"}]}`,
-			parts: []part{{name: "new/e", method: methodDeflate, desc: 16}}, want: map[string]string{"new e": ""}, build: 1},
+			parts: []hostile.Part{{Name: "new/e", Method: methodDeflate, Desc: 16}}, want: map[string]string{"new e": ""}, build: 1},
 		"a name that is not ASCII": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "\u00fcn\u4e16 \ud83d\ude00.txt", "path": "/d e/"}]}`,
-			parts: []part{{name: "new/\u00fcn\u4e16 \U0001f600.txt", data: "x"}}, want: map[string]string{"new d e/\u00fcn\u4e16 \U0001f600.txt": "x"}, build: 1},
+			parts: []hostile.Part{{Name: "new/\u00fcn\u4e16 \U0001f600.txt", Data: "x"}}, want: map[string]string{"new d e/\u00fcn\u4e16 \U0001f600.txt": "x"}, build: 1},
 		"one payload, two places, two ways": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "a", "path": "x"}, {"name": "/a/", "path": "//y//./z/"}]}`,
-			parts: []part{{name: "new/a", data: "1"}}, want: map[string]string{"new x/a": "1", "new y/z/a": "1"}, build: 1},
+			parts: []hostile.Part{{Name: "new/a", Data: "1"}}, want: map[string]string{"new x/a": "1", "new y/z/a": "1"}, build: 1},
 		"the same name in mod and new": {text: `{"region": "r", "build": 1, "newfiles": [{"name": "a", "path": "x"}], "modfiles": [{"name": "a", "path": "y"}]}`,
-			parts: []part{{name: "mod/a", data: "m"}, {name: "new/a", data: "n"}}, want: map[string]string{"new x/a": "n", "modify y/a": "m"}, build: 1},
+			parts: []hostile.Part{{Name: "mod/a", Data: "m"}, {Name: "new/a", Data: "n"}}, want: map[string]string{"new x/a": "n", "modify y/a": "m"}, build: 1},
 		"names that only look unsafe": {text: `{"region": "r", "build": 1, "delfiles": [{"name": "..a", "path": "/..."}, {"name": ".hidden", "path": "a..b"}]}`,
 			want: map[string]string{"delete .../..a": "", "delete a..b/.hidden": ""}, build: 1},
 		"keys that are not known": {text: `{"region": "r", "build": 1, "by": {"who": [1, null, true]}, "delfiles": [{"name": "a", "path": "", "why": "old"}]}`,
 			want: map[string]string{"delete a": ""}, build: 1, notes: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := doc(c.text)
-			m.parts = append(m.parts, c.parts...)
-			p, got, err := openAll(m.bytes(), Limits{})
+			m := hostile.Doc(c.text)
+			m.Parts = append(m.Parts, c.parts...)
+			p, got, err := openAll(m.Bytes(), Limits{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,21 +6,22 @@ import (
 	"strings"
 	"testing"
 
+	"patchagent/manifest/hostile"
 	"patchagent/manifest/reason"
 )
 
 // A payload that is itself a zip (a jar, say) is often stored. While the package is
 // copied there is a moment at which the file ends just where the inner zip ends.
 func TestEveryBeginningWithAZipInside(t *testing.T) {
-	for name, inner := range map[string]maker{
-		"a zip":            {parts: []part{{name: "Main.class", data: "classes"}}, comment: "inner"},
-		"a zip64":          {parts: []part{{name: "Main.class", data: "classes"}}, zip64: true},
+	for name, inner := range map[string]hostile.Zip{
+		"a zip":            {Parts: []hostile.Part{{Name: "Main.class", Data: "classes"}}, Comment: "inner"},
+		"a zip64":          {Parts: []hostile.Part{{Name: "Main.class", Data: "classes"}}, Zip64: true},
 		"an empty zip":     {},
-		"a zip in a zip":   {parts: []part{{name: "inner.jar", data: string(maker{parts: []part{{name: "x"}}}.bytes())}}},
-		"a package itself": plain(part{}),
+		"a zip in a zip":   {Parts: []hostile.Part{{Name: "inner.jar", Data: string(hostile.Zip{Parts: []hostile.Part{{Name: "x"}}}.Bytes())}}},
+		"a package itself": hostile.Plain(hostile.Part{}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			data := plain(part{data: string(inner.bytes())}).bytes()
+			data := hostile.Plain(hostile.Part{Data: string(inner.Bytes())}).Bytes()
 			if _, _, err := openAll(data, Limits{}); err != nil {
 				t.Fatal(err)
 			}
@@ -40,13 +41,13 @@ func TestEveryBeginningWithAZipInside(t *testing.T) {
 // hole anywhere, larger than a header, is never accepted, and never held against
 // the package's maker.
 func TestHoles(t *testing.T) {
-	for name, change := range map[string]func(p *part){
-		"stored":      func(p *part) { p.mode = 0o100644 },
-		"descriptors": func(p *part) { p.desc, p.method = 16, methodDeflate },
-		"bare, long":  func(p *part) { p.desc = 20 },
+	for name, change := range map[string]func(p *hostile.Part){
+		"stored":      func(p *hostile.Part) { p.Mode = 0o100644 },
+		"descriptors": func(p *hostile.Part) { p.Desc, p.Method = 16, methodDeflate },
+		"bare, long":  func(p *hostile.Part) { p.Desc = 20 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			data := with(plain(part{data: "some content"}), change).bytes()
+			data := with(hostile.Plain(hostile.Part{Data: "some content"}), change).Bytes()
 			for from := range len(data) {
 				for to := from + 64; to <= len(data); to += 5 {
 					now := slices.Concat(data[:from], make([]byte, to-from), data[to:])
@@ -69,7 +70,7 @@ func look(data []byte) (Shape, error) {
 
 // What does not begin like a zip is none, however it goes on.
 func TestNoZip(t *testing.T) {
-	whole := string(plain(part{}).bytes())
+	whole := string(hostile.Plain(hostile.Part{}).Bytes())
 	for said, want := range map[string]Shape{
 		"": NotZip, "hello": NotZip, "\x1f\x8b\x08": NotZip, "PK\x01\x02": NotZip, "p": NotZip, " " + whole[:60]: NotZip, strings.Repeat("\x00", 100): NotZip,
 		"P": Incomplete, "PK": Incomplete, "PK\x03": Incomplete, "PK\x03\x04": Incomplete, "PK\x05\x06": Incomplete, whole[:60]: Incomplete, whole: Whole,

@@ -141,7 +141,7 @@ func TestRootUnitNeedsItsCapabilities(t *testing.T) {
 func TestTwoMounts(t *testing.T) {
 	p := newPlace(t, 0, plainConfig)
 	p.launch([]string{"unshare", "-m", "--propagation", "private", "sh", "-ec", `mount --bind app app; exec "$@"`, "sh", p.in("bin/patchagent")})
-	p.until("a word of it", func() bool { return strings.Contains(p.said(), "are two mounts of one filesystem") })
+	p.until("a word of it", func() bool { return strings.Contains(p.said(), "below different mounts") })
 }
 
 // A set-id bit that cannot be kept is said, and not lost.

@@ -120,9 +120,10 @@ type Applier struct {
 	log      hclog.Logger
 	realRoot string // Root without symbolic links
 	root     *os.Root
-	device   uint64  // of the tree
-	mount    uint64  // that the tree is on; 0 if the system does not tell
-	guards   []guard // the agent's own files, as of the last plan
+	tree     *os.File // the root as a folder
+	device   uint64   // of the tree
+	mount    uint64   // that the tree is on; 0 if the system does not tell
+	guards   []guard  // the agent's own files, as of the last plan
 	state    *os.File
 	lock     *os.File
 	exchange bool // the filesystem swaps two names in one call
@@ -156,24 +157,22 @@ func Inspector(opts Options) (*Applier, error) {
 	}
 	a := &Applier{opts: opts, log: opts.Log, realRoot: real, root: root}
 	if err := a.locate(); err != nil {
-		_ = root.Close()
+		a.Close()
 		return nil, fmt.Errorf("cannot use target.root: %w", err)
 	}
 	return a, nil
 }
 
 // locate finds out where the tree is; as long as its root is open that stays true.
-func (a *Applier) locate() error {
-	d, err := a.openFolder(".")
+func (a *Applier) locate() (err error) {
+	if a.tree, err = a.root.Open("."); err != nil {
+		return err
+	}
+	info, err := a.tree.Stat()
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	info, err := d.Stat()
-	if err != nil {
-		return err
-	}
-	a.device, a.mount = device(info), marksOf(d, ".").mount
+	a.device, a.mount = device(info), marksOf(a.tree, ".").mount
 	return nil
 }
 
@@ -217,7 +216,7 @@ func Open(opts Options) (_ *Applier, err error) {
 // Close lets go of everything, the lock last. A transaction under way keeps its
 // journal.
 func (a *Applier) Close() {
-	for _, f := range []*os.File{a.state, a.lock} {
+	for _, f := range []*os.File{a.tree, a.state, a.lock} {
 		if f != nil {
 			_ = f.Close()
 		}

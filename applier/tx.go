@@ -361,8 +361,8 @@ func (tx *Tx) liveIs(want *journal.Object, place string) (bool, error) {
 
 // astray is the first folder on the way that is something else now, a link above
 // all; "" if there is none. The places of a plan have no links in them, so a link
-// there came after it, and leads to what nobody has checked. The root, through which
-// every place is opened, lets no link lead out of the tree, even one made after this.
+// there came after it, and leads to what nobody has checked. One that is made after
+// this is not followed either (openAt), but the sentence would be another.
 func (tx *Tx) astray(dir string) string {
 	var found string
 	for ; dir != "."; dir = path.Dir(dir) {
@@ -375,7 +375,7 @@ func (tx *Tx) astray(dir string) string {
 
 // place opens the folder of a step's place.
 func (tx *Tx) place(s journal.Step) (*os.File, string, error) {
-	dir, err := tx.a.openFolder(path.Dir(s.Path))
+	dir, err := openAt(tx.a.root, tx.a.tree, path.Dir(s.Path))
 	return dir, path.Base(s.Path), err
 }
 
@@ -408,7 +408,7 @@ func (tx *Tx) sync() error {
 }
 
 func (tx *Tx) syncFolder(dir string) error {
-	d, err := tx.a.openFolder(dir)
+	d, err := openAt(tx.a.root, tx.a.tree, dir)
 	if isNotExist(err) || err != nil && tx.astray(dir) != "" {
 		return nil // it was undone, or never made, or is no longer in the tree
 	}

@@ -61,11 +61,11 @@ interval = "10ms"
 `, more, show("process", "exec service"), show("reload", "true"), show("precheck", "true"), show("ready", "true"), show("health", "true"))
 }
 
-// hostile is what the agent is started with and nothing else is to see: variables
+// unwelcome is what the agent is started with and nothing else is to see: variables
 // that turn programs, secrets, a service manager's word, and open files.
-var hostile = []string{"env", "LD_LIBRARY_PATH=/hostile", "BASH_ENV=/hostile", "ENV=/hostile", "IFS=x", "PYTHONPATH=/hostile", "PERL5OPT=-Mhostile",
-	"NOTIFY_SOCKET=/hostile", "LISTEN_FDS=1", "LISTEN_PID=1", "INVOCATION_ID=hostile", "CREDENTIALS_DIRECTORY=/hostile", "SECRET_TOKEN=hostile",
-	"GODEBUG=execerrdot=0", "GOGC=50", "SSH_AUTH_SOCK=/hostile", "http_proxy=http://hostile", "LC_TIME=C", "TZ=UTC"}
+var unwelcome = []string{"env", "LD_LIBRARY_PATH=/unwelcome", "BASH_ENV=/unwelcome", "ENV=/unwelcome", "IFS=x", "PYTHONPATH=/unwelcome", "PERL5OPT=-Mhostile",
+	"NOTIFY_SOCKET=/unwelcome", "LISTEN_FDS=1", "LISTEN_PID=1", "INVOCATION_ID=unwelcome", "CREDENTIALS_DIRECTORY=/unwelcome", "SECRET_TOKEN=unwelcome",
+	"GODEBUG=execerrdot=0", "GOGC=50", "SSH_AUTH_SOCK=/unwelcome", "http_proxy=http://unwelcome", "LC_TIME=C", "TZ=UTC"}
 
 // given looks at what process and commands were given: the environment, in full; the
 // identity; and the files that are open.
@@ -117,7 +117,7 @@ func TestTargetUser(t *testing.T) {
 	p.tables()
 	p.check(os.Mkdir(p.in("app/seen"), 0o755))
 	p.own(appUser, appGroup, "app")
-	p.start(usersTables, []string{"setpriv", "--groups=0,4,61399"}, leaking, hostile, []string{"PATH=:.:bin:../x:" + p.in("bin") + ":/usr/bin:/bin", "HOME=/root", "USER=root", "LOGNAME=root", "LANG=C"})
+	p.start(usersTables, []string{"setpriv", "--groups=0,4,61399"}, leaking, unwelcome, []string{"PATH=:.:bin:../x:" + p.in("bin") + ":/usr/bin:/bin", "HOME=/root", "USER=root", "LOGNAME=root", "LANG=C"})
 	p.askAll()
 	user, group := fmt.Sprint(appUser), fmt.Sprint(appGroup)
 	status := noCapabilities()
@@ -140,7 +140,7 @@ func TestCleanEnvironment(t *testing.T) {
 	p := newPlace(t, ordinary, showConfig(""))
 	p.check(os.Mkdir(p.in("app/seen"), 0o755))
 	p.own(ordinary, ordinary, "app")
-	p.start(as(ordinary, ordinary), leaking, []string{"env", "-i"}, hostile[1:], []string{"PATH=" + p.in("bin") + "::/usr/bin:/bin:.", "HOME=/my/home"})
+	p.start(as(ordinary, ordinary), leaking, []string{"env", "-i"}, unwelcome[1:], []string{"PATH=" + p.in("bin") + "::/usr/bin:/bin:.", "HOME=/my/home"})
 	p.askAll()
 	env := clean(p.in("bin") + ":/usr/bin:/bin")
 	env["HOME"] = "/my/home"

@@ -10,7 +10,6 @@ import (
 	"patchagent/manifest/hostile"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -20,7 +19,7 @@ import (
 func FuzzOpen(f *testing.F) {
 	f.Add(hostile.Doc(crlfDoc, payloads()...).Bytes())
 	f.Add(with(hostile.Doc(crlfDoc, payloads()...), func(p *hostile.Part) { p.Desc = 16; p.Method = methodDeflate }).Bytes())
-	for _, c := range slices.Concat(hostile.Containers(), hostile.Sizes(), hostile.Contents(), hostile.Names()) {
+	for _, c := range hostile.All() {
 		f.Add(c.Zip.Bytes())
 	}
 	limits := Limits{MaxSize: 1 << 20, MaxUnpacked: 1 << 20, MaxFiles: 100}

@@ -46,7 +46,7 @@ func safePath(name string) error {
 	}
 	for _, r := range name {
 		if invisible(r) {
-			return unsafe("has a control or invisible character in it")
+			return reason.Errorf(reason.UnsafePath, "the name %+q has a control or invisible character in it", name)
 		}
 	}
 	for segment := range strings.SplitSeq(name, "/") {
@@ -95,7 +95,7 @@ func checkNames(entries []*entry) error {
 				if other == e.name {
 					return bad("%s is in it twice", e.name)
 				}
-				return bad("%s and %s are the same name to some file systems", other, e.name)
+				return bad("%+q and %+q are the same name to some file systems", other, e.name)
 			}
 			files[key] = e.name
 		}

@@ -347,7 +347,7 @@ func (s *stream) Read(p []byte) (int, error) {
 // end checks what can only be known at the end.
 func (s *stream) end() error {
 	if s.left > 0 {
-		return s.entry.damaged(fmt.Errorf("it ends %d bytes early", s.left))
+		return s.entry.damaged(fmt.Errorf("it ends after %d of %d bytes", s.entry.size-s.left, s.entry.size))
 	}
 	if s.crc != s.entry.crc {
 		return s.entry.damaged(fmt.Errorf("its checksum is %08x and not %08x", s.crc, s.entry.crc))

@@ -1,0 +1,246 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"patchagent/agent/record"
+	"patchagent/manifest/hostile"
+	"patchagent/manifest/reason"
+)
+
+// mostMemory is what an agent may have used that was given every hostile package;
+// measured are 22 MiB.
+const mostMemory = 48 << 20
+
+// Every package that must be refused is refused, by an agent that gets them all and
+// by inspect, with the code that says why. The tree, what is around it and the
+// process stay as they are.
+func TestHostilePackages(t *testing.T) {
+	h := newHostileSite(t)
+	before, process := h.everything(), h.pid()
+	all := hostile.All()
+	if testing.Short() {
+		all = slices.Collect(everyThird(all))
+	}
+	zips := map[string]hostile.Package{}
+	for i, p := range all {
+		name := fmt.Sprintf("%03d.zip", i)
+		zips[name] = p
+		h.drop(name, p.Zip.Bytes())
+	}
+	outcomes := map[string]record.Receipt{}
+	if !eventually(t.Context(), func() bool {
+		receipts, err := record.Read(h.path("own"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range receipts {
+			if _, twice := outcomes[r.Patch]; twice && outcomes[r.Patch].ID != r.ID {
+				t.Fatalf("%s has two receipts", r.Patch)
+			}
+			outcomes[r.Patch] = r
+		}
+		return len(outcomes) == len(all) && isEmpty(h.path("own/claims"))
+	}) {
+		t.Fatalf("%d of %d have their outcome\n%s", len(outcomes), len(all), h.log.String())
+	}
+	for name, p := range zips {
+		r := outcomes[name]
+		if r.Outcome != reason.Rejected || r.Reason != p.Code {
+			t.Errorf("%s: %s %s (%s), want %s", p.Name, r.Outcome, r.Reason, r.Detail, p.Code)
+		}
+		text, err := os.ReadFile(h.path("patch/rejected/" + name + ".reason.txt"))
+		if want := fmt.Sprintf("%s\n%s\n%s\n", p.Code, r.Detail, p.Code.Advice()); err != nil || string(text) != want {
+			t.Errorf("%s: beside it is %q, want %q", p.Name, text, want)
+		}
+		h.inspect(name, p)
+	}
+	if diff := cmp.Diff(before, h.everything()); diff != "" {
+		t.Errorf("the tree or what is around it has changed (-before +after):\n%s", diff)
+	}
+	if now := h.pid(); now != process {
+		t.Errorf("the process was %s and is %s", process, now)
+	}
+	if peak := h.peak(); peak > mostMemory && !raceEnabled {
+		t.Errorf("the agent has used %d MiB", peak>>20)
+	} else {
+		t.Logf("%d packages; the agent has used %d MiB at most", len(all), peak>>20)
+	}
+}
+
+func everyThird[T any](all []T) func(func(T) bool) {
+	return func(yield func(T) bool) {
+		for i := 0; i < len(all) && yield(all[i]); i += 3 {
+		}
+	}
+}
+
+func isEmpty(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	return err == nil && len(entries) == 0
+}
+
+// hostileSite is an agent on a tree, with something around it that must not be touched.
+type hostileSite struct {
+	t     *testing.T
+	dir   string
+	agent *exec.Cmd
+	log   buffer
+}
+
+func newHostileSite(t *testing.T) *hostileSite {
+	h := &hostileSite{t: t, dir: t.TempDir()}
+	h.write("agent.toml", fmt.Sprintf(`region = "r"
+[patch]
+patience = "300ms"
+poll = "20ms"
+keep_rejected = 1000
+[verify]
+max_unpacked = "%dB"
+max_files = %d
+max_ratio = %d
+[state]
+dir = "own"
+[target]
+root = "site/app"
+command = ["service"]
+`, hostile.MaxUnpacked, hostile.MaxFiles, hostile.MaxRatio))
+	h.write("site/app/version", "1")
+	h.write("site/app/a", "the file that they would change")
+	h.write("site/app/lib/b", "another")
+	h.write("site/a", "beside the tree")
+	h.write("a", "above it")
+	if err := errors.Join(os.Mkdir(h.path("patch"), 0o755), os.Mkdir(h.path("kept"), 0o755), os.Link(h.path("site/a"), h.path("site/app/twin")),
+		os.Symlink("../a", h.path("site/app/link")), os.Symlink("../..", h.path("site/app/up"))); err != nil {
+		t.Fatal(err)
+	}
+	h.agent = exec.Command("patchagent", "-c", h.path("agent.toml"))
+	h.agent.Stderr = &h.log
+	h.agent.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	if err := h.agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.agent.Process.Signal(os.Interrupt); _ = h.agent.Wait() })
+	if !eventually(t.Context(), func() bool { return strings.Contains(h.log.String(), "process is up") }) {
+		t.Fatalf("the process did not start:\n%s", h.log.String())
+	}
+	return h
+}
+
+func (h *hostileSite) path(name string) string { return filepath.Join(h.dir, name) }
+
+func (h *hostileSite) write(name, content string) {
+	h.t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(h.path(name)), 0o755), os.WriteFile(h.path(name), []byte(content), 0o644)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// drop puts a zip into the folder, and before it its checksum; a copy stays outside.
+func (h *hostileSite) drop(name string, data []byte) {
+	h.t.Helper()
+	sum, err := sumLine(bytes.NewReader(data), name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, dir := range []string{"kept/", "patch/"} {
+		h.write(dir+name+".sha256", sum)
+		h.write(dir+name+".part", string(data))
+		if err := os.Rename(h.path(dir+name+".part"), h.path(dir+name)); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+}
+
+// everything is the tree and its surroundings, but for what belongs to the agent.
+func (h *hostileSite) everything() map[string]string {
+	h.t.Helper()
+	all := map[string]string{}
+	if err := filepath.WalkDir(h.dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, _ := filepath.Rel(h.dir, path)
+		if slices.Contains([]string{"own", "patch", "kept"}, name) {
+			return fs.SkipDir
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		content := []byte(nil)
+		switch {
+		case d.Type() == fs.ModeSymlink:
+			link, _ := os.Readlink(path)
+			content = []byte(link)
+		case d.Type().IsRegular():
+			if content, err = os.ReadFile(path); err != nil {
+				return err
+			}
+		}
+		all[name] = fmt.Sprintf("%o %d %d %q", st.Mode, st.Nlink, st.Ino, content)
+		return nil
+	}); err != nil {
+		h.t.Fatal(err)
+	}
+	return all
+}
+
+func (h *hostileSite) pid() string {
+	data, err := os.ReadFile(h.path("own/process.json"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(regexp.MustCompile(`"pid":\s*\d+`).Find(data))
+}
+
+// peak is the most memory that the agent has had, in bytes (proc(5), VmHWM).
+func (h *hostileSite) peak() int64 {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.agent.Process.Pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	m := regexp.MustCompile(`VmHWM:\s*(\d+) kB`).FindSubmatch(data)
+	kib, err := strconv.ParseInt(string(m[1]), 10, 64)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// inspect sees to it that the command says the same in one sentence, and what to do.
+func (h *hostileSite) inspect(name string, p hostile.Package) {
+	h.t.Helper()
+	var out, errs bytes.Buffer
+	zip := h.path("kept/" + name)
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	status := Run(ctx, []string{"inspect", "-c", h.path("agent.toml"), zip}, Program{In: strings.NewReader(""), Out: &out, Err: &errs})
+	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")
+	says, advice := "", lines[len(lines)-1]
+	if len(lines) > 1 {
+		says = lines[len(lines)-2]
+	}
+	begin := zip + ": it would be rejected as " + string(p.Code) + ": "
+	if status != exitRejected || errs.Len() > 0 || !strings.HasPrefix(says, begin) || len(says) < len(begin)+10 || advice != p.Code.Advice() {
+		h.t.Errorf("inspect of %s: status %d\n%s%s", p.Name, status, out.String(), errs.String())
+	}
+}

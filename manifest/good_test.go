@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -157,8 +158,13 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as z:
 		"python3 into a pipe": {"sh", "-c", "python3 -c '" + strings.Replace(python, "sys.argv[1]", "sys.stdout.buffer", 1) + "' | cat >OUT"},
 		"zip with zip64":      {"zip", "-qr", "-fz", "OUT", "patch"},
 		"jar":                 {"jar", "-c", "-M", "-f", "OUT", "patch"},
-		"7z":                  {"7z", "a", "-bd", "-tzip", "OUT", "patch"},
+		"jar, stored":         {"jar", "-c", "-M", "-0", "-f", "OUT", "patch"},
+		"jar with its own":    {"jar", "-c", "-f", "OUT", "patch"}, // META-INF/MANIFEST.MF is noted
+		"7z":                  {"7zz", "a", "-bd", "-tzip", "OUT", "patch"},
+		"7z, stored":          {"7zz", "a", "-bd", "-tzip", "-mx0", "OUT", "patch"},
+		"7z, UTF-8":           {"7zz", "a", "-bd", "-tzip", "-mcu=on", "OUT", "patch"},
 		"bsdtar":              {"bsdtar", "--format", "zip", "-cf", "OUT", "patch"},
+		"bsdtar, stored":      {"bsdtar", "--format", "zip", "--options", "zip:compression=store", "-cf", "OUT", "patch"},
 		"go":                  nil,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -179,6 +185,40 @@ with zipfile.ZipFile(sys.argv[1], "w", zipfile.ZIP_DEFLATED) as z:
 			}
 			if diff := cmp.Diff(crlfItems, got); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// What they can make and is not read is refused with a sentence that says what it is.
+func TestMadeByProgramsRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		command []string
+		says    string
+	}{
+		"bzip2":              {[]string{"zip", "-qr", "-Z", "bzip2", "OUT", "patch"}, "packed by method 12"},
+		"LZMA":               {[]string{"7zz", "a", "-bd", "-tzip", "-mm=LZMA", "OUT", "patch"}, "packed by method 14"},
+		"encrypted by zip":   {[]string{"zip", "-qr", "-P", "secret", "OUT", "patch"}, "is encrypted"},
+		"encrypted by 7z":    {[]string{"7zz", "a", "-bd", "-tzip", "-psecret", "-mem=AES256", "OUT", "patch"}, "is encrypted"},
+		"with a link":        {[]string{"sh", "-c", "ln -s /etc/passwd patch/new/link && zip -qry OUT patch"}, "is neither a file nor a folder"},
+		"unpacking itself":   {[]string{"sh", "-c", "zip -qr p.zip patch && (echo '#!/bin/sh'; cat p.zip) >OUT"}, "does not end where the end record begins"},
+		"bsdtar into a pipe": {[]string{"sh", "-c", "bsdtar --format zip -cf - patch | cat >OUT"}, "data after the end"}, // it fills up a block
+		"with a tail":        {[]string{"sh", "-c", "zip -qr OUT patch && echo tail >>OUT"}, "data after the end"},
+		"the same twice": {[]string{"python3", "-Wignore", "-c", `import sys, zipfile
+with zipfile.ZipFile(sys.argv[1], "w") as z:
+    for n in "patch/manifest.json", "patch/new/abc.py", "patch/new/abc.py": z.writestr(n, "{}")`, "OUT"}, "is in it twice"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for file, content := range map[string]string{"manifest.json": crlfDoc, "new/abc.py": strings.Repeat("payload", 100)} {
+				path := filepath.Join(dir, "patch", file)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), 0o640)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, _, err := openAll(pack(t, dir, c.command), Limits{})
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
 			}
 		})
 	}

@@ -9,7 +9,7 @@ import (
 
 // Bombs say that they are small and are not, or the other way round.
 func Bombs() []Package {
-	zeros := strings.Repeat("\x00", 64<<20)
+	zeros := strings.Repeat("\x00", 8<<20)
 	many := Zip{Parts: Plain(Part{}).Parts}
 	for i := range MaxFiles {
 		many.Parts = append(many.Parts, Part{Name: fmt.Sprintf("new/%d", i)})
@@ -18,9 +18,9 @@ func Bombs() []Package {
 	kernel := Compress(Deflate, zeros)
 	petabytes := uint64(1) << 50
 	return []Package{
-		{"64 MiB in 64 KiB", Plain(Part{Data: zeros, Method: Deflate}), reason.LimitExceeded},
-		{"64 MiB that say they are 3 bytes", Plain(Part{Data: "abc", Method: Deflate, Packed: kernel}), reason.Incomplete},
-		{"64 MiB of zstd that say they are 3 bytes", Plain(Part{Data: "abc", Method: Zstd, Packed: Compress(Zstd, zeros)}), reason.Incomplete},
+		{"8 MiB in 8 KiB", Plain(Part{Data: zeros, Method: Deflate}), reason.LimitExceeded},
+		{"8 MiB that say they are 3 bytes", Plain(Part{Data: "abc", Method: Deflate, Packed: kernel}), reason.Incomplete},
+		{"8 MiB of zstd that say they are 3 bytes", Plain(Part{Data: "abc", Method: Zstd, Packed: Compress(Zstd, zeros)}), reason.Incomplete},
 		{"petabytes without a byte behind them", Plain(Part{Data: "abc", Method: Deflate, Extra: zip64Extra(petabytes, petabytes), Central: wide(20, 24)}), reason.LimitExceeded},
 		{"petabytes in a folder", Zip{Parts: append(Plain(Part{}).Parts, Part{Name: "mod/x/", Extra: zip64Extra(petabytes), Central: wide(24)})}, reason.NotAZip},
 		{"two that are too large together", Zip{Parts: append(Plain(Part{Data: strings.Repeat("a", 2500)}).Parts, Part{Name: "mod/b", Data: strings.Repeat("b", 2500)})}, reason.LimitExceeded},

@@ -380,3 +380,28 @@ func TestPruneSparesWhatIsBusy(t *testing.T) {
 		t.Errorf("left (-want +got):\n%s", diff)
 	}
 }
+
+// TestBeyondTheUnending: drops that would be waited for without end do not keep the
+// others from being looked at.
+func TestBeyondTheUnending(t *testing.T) {
+	s := newStage(t)
+	for i := range maxSeen {
+		s.must(os.WriteFile(s.path(fmt.Sprintf("%d.zip", i)), []byte("PK"), 0o644))
+	}
+	writer, err := os.OpenFile(s.path("0.zip"), os.O_WRONLY, 0)
+	s.must(err)
+	defer writer.Close()
+	s.scan()
+	good := schema2("good")
+	s.put("good.zip", good)
+	found := s.scan()
+	if len(found.Claims) != 1 || found.Claims[0].Name != "good.zip" {
+		t.Errorf("%d claims, %d beyond", len(found.Claims), found.Beyond)
+	}
+	if found.Beyond != 0 { // it was evicted, and is looked at again when there is room
+		t.Errorf("%d beyond", found.Beyond)
+	}
+	if found := s.scan(); len(s.seen) != maxSeen || found.Beyond != 0 {
+		t.Errorf("%d remembered, %d beyond", len(s.seen), found.Beyond)
+	}
+}

@@ -66,6 +66,7 @@ type Folder struct {
 // history is what is remembered of a drop between two looks.
 type history struct {
 	arrival uint64 // drops are looked at in this order
+	since   time.Time
 	id      identity
 	links   uint64
 	beside  string    // a fingerprint of the sidecars
@@ -215,7 +216,7 @@ func (s *scan) look(ctx context.Context, name string) {
 	sidecars, fresh := s.beside.read(name)
 	steady := h.id == id && h.links == links && h.beside == fresh.print
 	if !steady {
-		h = &history{arrival: h.arrival, id: id, links: links, beside: fresh.print, changed: now, pause: firstPause}
+		h = &history{arrival: h.arrival, since: h.since, id: id, links: links, beside: fresh.print, changed: now, pause: firstPause}
 		f.seen[name] = h
 	}
 	what := sight{

@@ -112,14 +112,30 @@ func (s *scan) read() error {
 	}
 	slices.Sort(fresh)
 	fresh = slices.Compact(fresh) // a folder that changes while it is read can name one twice
+	s.evict(len(s.f.seen) + len(fresh) - maxSeen)
 	room := min(max(maxSeen-len(s.f.seen), 0), len(fresh))
 	s.found.Beyond += len(fresh) - room
 	for _, name := range fresh[:room] {
 		s.f.last++
-		s.f.seen[name] = &history{arrival: s.f.last}
+		s.f.seen[name] = &history{arrival: s.f.last, since: s.f.opts.Now()}
 		s.there[name] = true
 	}
 	return nil
+}
+
+// evict forgets drops that others would wait for without end: somebody has them open
+// for writing, or changes them again and again. They come back behind the others.
+func (s *scan) evict(n int) {
+	now := s.f.opts.Now()
+	for name, h := range s.f.seen {
+		if n <= 0 {
+			return
+		}
+		if h.written || now.Sub(h.since) > s.f.opts.Patience && now.Sub(h.changed) < s.f.opts.Patience && !h.ready {
+			delete(s.f.seen, name)
+			n--
+		}
+	}
 }
 
 // inOrder are the drops to look at, those that came first first: whoever keeps

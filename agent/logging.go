@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,13 +23,44 @@ func newLogger(l config.Log, console io.Writer) (hclog.Logger, *logSink, error) 
 	if err := sink.open(l); err != nil {
 		return nil, nil, err
 	}
-	return hclog.New(&hclog.LoggerOptions{
+	log := hclog.New(&hclog.LoggerOptions{
 		Level:      hclog.LevelFromString(l.Level),
 		Output:     sink,
 		JSONFormat: l.Format == config.FormatJSON,
 		TimeFormat: "2006-01-02T15:04:05.000Z07:00",
 		TimeFn:     time.Now,
-	}), sink, nil
+	})
+	return lineLogger{log}, sink, nil
+}
+
+// lineLogger keeps each entry in one line, whatever a file name, an error or a
+// process's output holds: by itself hclog gives a value's lines lines of their own.
+type lineLogger struct{ hclog.Logger }
+
+func (l lineLogger) Log(level hclog.Level, msg string, args ...any) {
+	l.Logger.Log(level, msg, flat(args)...)
+}
+func (l lineLogger) Trace(msg string, args ...any) { l.Logger.Trace(msg, flat(args)...) }
+func (l lineLogger) Debug(msg string, args ...any) { l.Logger.Debug(msg, flat(args)...) }
+func (l lineLogger) Info(msg string, args ...any)  { l.Logger.Info(msg, flat(args)...) }
+func (l lineLogger) Warn(msg string, args ...any)  { l.Logger.Warn(msg, flat(args)...) }
+func (l lineLogger) Error(msg string, args ...any) { l.Logger.Error(msg, flat(args)...) }
+
+func (l lineLogger) With(args ...any) hclog.Logger  { return lineLogger{l.Logger.With(flat(args)...)} }
+func (l lineLogger) Named(name string) hclog.Logger { return lineLogger{l.Logger.Named(name)} }
+func (l lineLogger) ResetNamed(name string) hclog.Logger {
+	return lineLogger{l.Logger.ResetNamed(name)}
+}
+
+// flat has values with more than one line quoted.
+func flat(args []any) []any {
+	for i, value := range args {
+		if text := fmt.Sprint(value); strings.Contains(text, "\n") {
+			args = slices.Clone(args)
+			args[i] = hclog.Quote(text)
+		}
+	}
+	return args
 }
 
 // logSink takes each line to the console and, if there is one, to the file, which

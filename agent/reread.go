@@ -31,7 +31,9 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 	}
 	next, err := r.reloader.Reread()
 	if err != nil {
-		a.log.Error("agent.toml is not used as it is now; the old configuration stays", "error", err)
+		for problem := range strings.SplitSeq(err.Error(), "\n") {
+			a.log.Error("agent.toml is not used as it is now; the old configuration stays", "error", problem)
+		}
 		return
 	}
 	if next == nil {

@@ -21,10 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
-	"unicode"
 
 	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
@@ -122,20 +119,11 @@ func (r Receipt) Pairs() []any {
 		build = *r.Build
 	}
 	return []any{
-		"time", r.Time.Format(time.RFC3339Nano), "id", r.ID, "patch", oneLine(r.Patch), "sha256", r.SHA256, "key_id", r.KeyID, "product", oneLine(r.Product), "region", oneLine(r.Region),
+		"time", r.Time.Format(time.RFC3339Nano), "id", r.ID, "patch", r.Patch, "sha256", r.SHA256, "key_id", r.KeyID, "product", r.Product, "region", r.Region,
 		"from_build", r.FromBuild, "build", build, "strategy", r.Strategy, "outcome", string(r.Outcome), "reason", string(r.Reason),
-		"detail", oneLine(r.Detail), "created", r.Created, "modified", r.Modified, "deleted", r.Deleted, "bytes", r.Bytes,
+		"detail", r.Detail, "created", r.Created, "modified", r.Modified, "deleted", r.Deleted, "bytes", r.Bytes,
 		"took_ms", r.TookMS, "downtime_ms", r.DowntimeMS,
 	}
-}
-
-// oneLine keeps a value within its line of the log, whatever a file name or a
-// process's output holds.
-func oneLine(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0 {
-		return s
-	}
-	return strings.Trim(strconv.Quote(s), `"`)
 }
 
 // Receipts is the file of receipts, open for appending. Only one goroutine may use it.

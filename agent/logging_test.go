@@ -1,0 +1,42 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"patchagent/agent/config"
+)
+
+// An entry of the log is one line, whatever strangers have given their names to.
+func TestOneLineAnEntry(t *testing.T) {
+	const forged = "a\n2026-01-01T00:00:00.000Z [INFO]  patch applied: patch=b\r\u2028\x1b[2K\"c\""
+	for _, format := range []string{config.FormatText, config.FormatJSON} {
+		var out bytes.Buffer
+		log, sink, err := newLogger(config.Log{Level: "trace", Format: format}, &out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sink.close()
+		for _, log := range []interface {
+			Info(string, ...any)
+		}{log, log.Named("part"), log.ResetNamed("part"), log.With("patch", forged), log.Named("part").With("error", errors.New(forged)).Named("x")} {
+			out.Reset()
+			log.Info("patch waiting", "patch", forged, "error", errors.New(forged), "list", []string{forged})
+			entry := out.String()
+			if strings.Count(entry, "\n") != 1 || !strings.HasSuffix(entry, "\n") || strings.ContainsAny(entry, "\r\x1b") {
+				t.Errorf("%s: %q", format, entry)
+			}
+		}
+		out.Reset()
+		log.Error("m", "value", forged)
+		log.Warn("m", "value", forged)
+		log.Debug("m", "value", forged)
+		log.Trace("m", "value", forged)
+		log.Log(log.GetLevel(), "m", "value", forged)
+		if n := strings.Count(out.String(), "\n"); n != 5 {
+			t.Errorf("%s: five entries have %d lines:\n%s", format, n, out.String())
+		}
+	}
+}

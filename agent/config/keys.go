@@ -5,18 +5,21 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"patchagent/manifest/signature"
 	"path/filepath"
+	"slices"
+	"strings"
+
+	"patchagent/manifest/signature"
 )
 
 // ReadKeys reads the public keys of verify.keys from the disk, as they are there now.
 // It returns those that can be trusted, with the reasons why others cannot: they are
-// missing, no keys, or others can write to them or to their folder.
+// missing, no keys, or others can write to them or put something else in their place.
 func (c *Config) ReadKeys() (signature.Keys, error) {
 	var keys signature.Keys
 	var bad []error
 	for _, file := range c.Verify.Keys {
-		key, err := c.readKey(file)
+		key, err := readKey(file)
 		if err != nil {
 			bad = append(bad, err)
 			continue
@@ -28,25 +31,74 @@ func (c *Config) ReadKeys() (signature.Keys, error) {
 
 func (c *Config) checkKeys() error { _, err := c.ReadKeys(); return err }
 
-func (c *Config) readKey(file string) (signature.Key, error) {
-	const key = "verify.keys"
-	real, err := filepath.EvalSymlinks(file)
+func readKey(file string) (signature.Key, error) {
+	real, err := ownWay("a key of verify.keys,", file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return signature.Key{}, fmt.Errorf("%s: %s is not there; put the public key there, or take it out of the list", key, file)
-	}
-	if err != nil {
-		return signature.Key{}, fmt.Errorf("%s: %w", key, err)
-	}
-	// A folder in which others can replace the file, unless it is like /tmp.
-	folder, err := os.Stat(filepath.Dir(real))
-	if err == nil && othersWritable(folder) && folder.Mode()&fs.ModeSticky == 0 {
-		err = hint("chmod go-w "+filepath.Dir(real), "others can write to the folder of a key of %s, %s", key, filepath.Dir(real))
-	}
-	if err == nil {
-		err = checkPrivate("a key of "+key+",", real)
+		return signature.Key{}, fmt.Errorf("verify.keys: %s is not there; put the public key there, or take it out of the list", file)
 	}
 	if err != nil {
 		return signature.Key{}, err
 	}
-	return signature.ReadKey(real)
+	data, err := ReadFile(real, signature.MaxKeyFile)
+	if err != nil {
+		return signature.Key{}, fmt.Errorf("cannot read a key of verify.keys: %w", err)
+	}
+	return signature.ParseKey(file, data)
+}
+
+// maxLinks is how many links a way may have, as the kernel has it (path_resolution(7)).
+const maxLinks = 40
+
+// ownWay follows a path from the root of the file system, link by link, and returns
+// the same without links. It refuses a way on which others than this user and root
+// can put something else in its place: a folder that they own or can write to (but
+// one like /tmp, where they cannot touch what is not theirs), a link that is theirs,
+// and in the end the file itself. what begins the sentence of the refusal.
+func ownWay(what, path string) (string, error) {
+	here, links := filepath.VolumeName(path)+string(filepath.Separator), 0
+	left := segments(path)
+	for {
+		info, err := os.Lstat(here)
+		if err != nil {
+			return "", err
+		}
+		if err := ours(what, here, info); err != nil {
+			return "", err
+		}
+		if info.Mode().Type() == fs.ModeSymlink {
+			if links++; links > maxLinks {
+				return "", fmt.Errorf("%s %s leads through more than %d links", what, path, maxLinks)
+			}
+			to, err := os.Readlink(here)
+			if err != nil {
+				return "", err
+			}
+			if here = filepath.Dir(here); filepath.IsAbs(to) {
+				here = filepath.VolumeName(to) + string(filepath.Separator)
+			}
+			left = slices.Concat(segments(to), left)
+		}
+		if len(left) == 0 {
+			return here, nil
+		}
+		here, left = filepath.Join(here, left[0]), left[1:]
+	}
+}
+
+// segments takes a path apart. One that begins with ".." stays so: behind a link it
+// is the folder above the one that the link leads to.
+func segments(path string) []string {
+	path = path[len(filepath.VolumeName(path)):]
+	return slices.DeleteFunc(strings.Split(filepath.ToSlash(path), "/"), func(s string) bool { return s == "" || s == "." })
+}
+
+// ours refuses one object of a way.
+func ours(what, path string, info fs.FileInfo) error {
+	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
+		return hint("chown -h "+myName()+" "+path, "%s could be replaced: %s belongs to %s, and this is %s", what, path, owner, myName())
+	}
+	if info.Mode().Type() == fs.ModeSymlink || info.IsDir() && info.Mode()&fs.ModeSticky != 0 || !othersWritable(info) {
+		return nil
+	}
+	return hint("chmod go-w "+path, "%s could be replaced: others can write to %s", what, path)
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -60,22 +59,11 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := readFile(path)
+	data, err := ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}
 	return parse(path, data)
-}
-
-func readFile(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return nil, fmt.Errorf("%s is not a configuration: it is not a file, or larger than %d bytes", path, maxFile)
-	}
-	return os.ReadFile(path)
 }
 
 func parse(path string, data []byte) (*Config, error) {

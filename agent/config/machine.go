@@ -60,7 +60,7 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	check("state.dir", c.State.Dir, errors.Join(canMake(c.State.Dir), checkPrivate("state.dir", c.State.Dir)))
 	check("agent.toml", c.Path, checkOwnFile(c.Path))
 	for _, file := range c.Verify.Keys {
-		key, err := c.readKey(file)
+		key, err := readKey(file)
 		check("verify.keys", fmt.Sprintf("%s, the key %s", file, key.ID()), err)
 	}
 	if err := c.distinct(); err != nil {

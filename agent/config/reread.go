@@ -106,7 +106,7 @@ func NewReloader(c *Config) *Reloader { return &Reloader{path: c.Path, seen: c.s
 // just being replaced, and is an error, once, if a later call finds it still so
 // after absentTime.
 func (r *Reloader) Reread() (*Config, error) {
-	data, err := readFile(r.path)
+	data, err := ReadFile(r.path, maxFile)
 	if err == nil && len(data) == 0 {
 		err = fmt.Errorf("%s is empty", r.path)
 	}

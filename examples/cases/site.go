@@ -93,7 +93,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// start runs the agent and waits until the target answers.
+// start runs the agent and waits until it is at work and the target answers, which it
+// may do all along if an agent was killed before this one.
 func (s *site) start(ctx context.Context) error {
 	var err error
 	if s.log, err = os.Create(filepath.Join(s.dir, "agent.log")); err != nil {
@@ -104,7 +105,10 @@ func (s *site) start(ctx context.Context) error {
 	if err := s.agent.Start(); err != nil {
 		return err
 	}
-	err = eventually(ctx, func() bool { _, err := s.answer(ctx); return err == nil })
+	err = eventually(ctx, func() bool {
+		_, err := s.answer(ctx)
+		return err == nil && strings.Contains(s.agentLog(), "watching")
+	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("the target does not answer: %w; the agent said:\n%s", err, s.agentLog()), s.stop())
 	}

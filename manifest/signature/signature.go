@@ -27,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +38,7 @@ import (
 
 // Bounds of files, each with its reason.
 const (
-	maxKeyFile   = 4 << 10  // bytes; a comment of 1 KiB, which is minisign's limit, and a key
+	MaxKeyFile   = 4 << 10  // bytes; a comment of 1 KiB, which is minisign's limit, and a key, public or secret
 	maxSignature = 16 << 10 // bytes; comments of 1 and 8 KiB, which are minisign's limits, and the rest
 	maxLegacy    = 1 << 30  // bytes of a file that is signed in the legacy way; minisign's limit
 )
@@ -56,12 +55,8 @@ func (k Key) ID() string { return keyID(k.key.ID()) }
 
 func keyID(id uint64) string { return strings.ToUpper(strconv.FormatUint(id, 16)) }
 
-// ReadKey reads a public key file as minisign writes it.
-func ReadKey(file string) (Key, error) {
-	data, err := readBounded(file, maxKeyFile)
-	if err != nil {
-		return Key{}, fmt.Errorf("cannot read a public key: %w", err)
-	}
+// ParseKey takes a public key out of the content of a file as minisign writes it.
+func ParseKey(file string, data []byte) (Key, error) {
 	k := Key{File: file}
 	if strings.Contains(firstLine(data), "secret key") {
 		return Key{}, fmt.Errorf("cannot use %s as a public key: it is a secret key, which belongs to whoever makes packages and not onto this machine", file)
@@ -75,20 +70,6 @@ func ReadKey(file string) (Key, error) {
 func firstLine(data []byte) string {
 	line, _, _ := bytes.Cut(data, []byte("\n"))
 	return string(line)
-}
-
-// readBounded reads a regular file that is not longer than limit bytes.
-func readBounded(file string, limit int64) ([]byte, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", file, limit)
-	}
-	return data, err
 }
 
 // Keys is a set of public keys.

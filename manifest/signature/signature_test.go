@@ -231,42 +231,34 @@ func TestCancelled(t *testing.T) {
 	}
 }
 
-func TestReadKey(t *testing.T) {
+func TestParseKey(t *testing.T) {
 	key, _ := pair(t)
-	read, err := ReadKey(key.File)
-	if err != nil || read.ID() != key.ID() {
-		t.Fatal(read, err)
-	}
-	dir := t.TempDir()
-	secret := strings.TrimSuffix(key.File, ".pub") + ".sec"
-	for name, content := range map[string]string{
-		"empty": "", "words": "my key\n", "short": "untrusted comment: minisign public key\nRWQ=\n", "long": strings.Repeat("x", maxKeyFile+1),
-	} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+	read := func(path string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadKey(path); err == nil || !strings.Contains(err.Error(), path) {
+		return data
+	}
+	public := read(key.File)
+	for name, content := range map[string][]byte{
+		"as written":              public,
+		"CRLF, as Windows has it": bytes.ReplaceAll(public, []byte("\n"), []byte("\r\n")),
+	} {
+		if got, err := ParseKey(key.File, content); err != nil || got.ID() != key.ID() {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+	for name, content := range map[string]string{
+		"empty": "", "words": "my key\n", "short": "untrusted comment: minisign public key\nRWQ=\n",
+	} {
+		if _, err := ParseKey("vendor.pub", []byte(content)); err == nil || !strings.Contains(err.Error(), "vendor.pub") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := ReadKey(secret); err == nil || !strings.Contains(err.Error(), "secret key") {
+	if _, err := ParseKey("vendor.sec", read(strings.TrimSuffix(key.File, ".pub")+".sec")); err == nil || !strings.Contains(err.Error(), "secret key") {
 		t.Error(err)
-	}
-	if _, err := ReadKey(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
-		t.Error(err)
-	}
-	// CRLF, as an editor on Windows leaves it.
-	data, err := os.ReadFile(key.File)
-	if err != nil {
-		t.Fatal(err)
-	}
-	crlf := filepath.Join(dir, "crlf")
-	if err := os.WriteFile(crlf, bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if read, err := ReadKey(crlf); err != nil || read.ID() != key.ID() {
-		t.Error(read, err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"runtime/debug"
 	"strings"
 
@@ -133,11 +132,11 @@ func version() string {
 // loadConfig reads the configuration; its errors end a command with exitUsage.
 func loadConfig(file string) (*config.Config, error) {
 	cfg, err := config.Load(file)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err == nil {
+		return cfg, nil
+	}
+	if _, is := errors.AsType[*config.Error](err); !is {
 		err = fmt.Errorf("cannot read the configuration: %w; name the file with -c FILE", err)
 	}
-	if err != nil {
-		return nil, &exitError{exitUsage, err}
-	}
-	return cfg, nil
+	return nil, &exitError{exitUsage, err}
 }

@@ -83,6 +83,9 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	}
 	a.process = process{Supervisor: supervisor.New(processOptions(a.cfg), a.log.Named("process"))}
 	run("process", a.process.Run)
+	if owner := a.cfg.Stranger(); owner != "" {
+		a.log.Warn("agent.toml belongs to somebody else, who can run commands as this user by it", "file", a.cfg.Path, "owner", owner)
+	}
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
 	defer a.leave()
 	err := a.goOn(ctx)

@@ -13,6 +13,7 @@ package config
 import (
 	"crypto/sha256"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -48,7 +49,8 @@ type Config struct {
 	Log     Log
 	Target  Target
 
-	sum [sha256.Size]byte // of the file's content
+	sum  [sha256.Size]byte // of the file's content
+	file fs.FileInfo       // the file itself; nil if it is not known
 }
 
 // Patch is the drop folder.

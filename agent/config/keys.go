@@ -32,18 +32,19 @@ func (c *Config) ReadKeys() (signature.Keys, error) {
 func (c *Config) checkKeys() error { _, err := c.ReadKeys(); return err }
 
 func readKey(file string) (signature.Key, error) {
-	real, err := ownWay("a key of verify.keys,", file)
+	real, err := ownWay("a key of verify.keys", file)
+	if err == nil {
+		var data []byte
+		if data, err = ReadFile(real, signature.MaxKeyFile); err == nil {
+			return signature.ParseKey(file, data)
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return signature.Key{}, fmt.Errorf("verify.keys: %s is not there; put the public key there, or take it out of the list", file)
+		err = fmt.Errorf("verify.keys: %s is not there; put the public key there, or take it out of the list", file)
+	} else if _, is := errors.AsType[*hinted](err); !is {
+		err = fmt.Errorf("cannot read a key of verify.keys: %w", err)
 	}
-	if err != nil {
-		return signature.Key{}, err
-	}
-	data, err := ReadFile(real, signature.MaxKeyFile)
-	if err != nil {
-		return signature.Key{}, fmt.Errorf("cannot read a key of verify.keys: %w", err)
-	}
-	return signature.ParseKey(file, data)
+	return signature.Key{}, err
 }
 
 // maxLinks is how many links a way may have, as the kernel has it (path_resolution(7)).
@@ -53,7 +54,7 @@ const maxLinks = 40
 // the same without links. It refuses a way on which others than this user and root
 // can put something else in its place: a folder that they own or can write to (but
 // one like /tmp, where they cannot touch what is not theirs), a link that is theirs,
-// and in the end the file itself. what begins the sentence of the refusal.
+// and in the end the file itself. what is at its end, for the refusal.
 func ownWay(what, path string) (string, error) {
 	here, links := filepath.VolumeName(path)+string(filepath.Separator), 0
 	left := segments(path)
@@ -67,7 +68,7 @@ func ownWay(what, path string) (string, error) {
 		}
 		if info.Mode().Type() == fs.ModeSymlink {
 			if links++; links > maxLinks {
-				return "", fmt.Errorf("%s %s leads through more than %d links", what, path, maxLinks)
+				return "", fmt.Errorf("%s leads through more than %d links", path, maxLinks)
 			}
 			to, err := os.Readlink(here)
 			if err != nil {
@@ -95,10 +96,10 @@ func segments(path string) []string {
 // ours refuses one object of a way.
 func ours(what, path string, info fs.FileInfo) error {
 	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
-		return hint("chown -h "+myName()+" "+path, "%s could be replaced: %s belongs to %s, and this is %s", what, path, owner, myName())
+		return hint("chown -h "+myName()+" "+path, "%s belongs to %s, and this is %s: %s could be replaced", path, owner, myName(), what)
 	}
 	if info.Mode().Type() == fs.ModeSymlink || info.IsDir() && info.Mode()&fs.ModeSticky != 0 || !othersWritable(info) {
 		return nil
 	}
-	return hint("chmod go-w "+path, "%s could be replaced: others can write to %s", what, path)
+	return hint("chmod go-w "+path, "others can write to %s: %s could be replaced", path, what)
 }

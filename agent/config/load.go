@@ -59,11 +59,16 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := ReadFile(path, maxFile)
+	data, info, err := readFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}
-	return parse(path, data)
+	c, err := parse(path, data)
+	if err != nil {
+		return nil, err
+	}
+	c.file = info
+	return c, nil
 }
 
 func parse(path string, data []byte) (*Config, error) {

@@ -58,7 +58,11 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	}
 	check("patch.dir", c.Patch.Dir, errors.Join(canMake(c.Patch.Dir), checkPatchDir(c.Patch.Dir)))
 	check("state.dir", c.State.Dir, errors.Join(canMake(c.State.Dir), checkPrivate("state.dir", c.State.Dir)))
-	check("agent.toml", c.Path, checkOwnFile(c.Path))
+	whose := c.Path
+	if owner := c.Stranger(); owner != "" {
+		whose = fmt.Sprintf("%s; it belongs to %s, who can run commands as %s by it", c.Path, owner, myName())
+	}
+	check("agent.toml", whose, checkOwnFile(c.Path))
 	for _, file := range c.Verify.Keys {
 		key, err := readKey(file)
 		check("verify.keys", fmt.Sprintf("%s, the key %s", file, key.ID()), err)
@@ -227,10 +231,29 @@ func checkPrivate(key, path string) error {
 // checkOwnFile refuses an agent.toml that everybody can write to: it says what is run.
 func checkOwnFile(path string) error {
 	info, err := os.Stat(path)
-	if err == nil && worldWritable(info) {
-		err = hint("chmod o-w "+path, "everybody on this machine can write to %s", path)
+	if err != nil {
+		return nil // it was read already
 	}
-	return err
+	return notForAll(path, info)
+}
+
+func notForAll(path string, info fs.FileInfo) error {
+	if worldWritable(info) {
+		return hint("chmod o-w "+path, "everybody on this machine can write to %s", path)
+	}
+	return nil
+}
+
+// Stranger is who agent.toml belongs to, if that is neither this user nor root; "" if
+// not. Whoever it is can run commands as this user.
+func (c *Config) Stranger() string { return stranger(c.file) }
+
+func stranger(info fs.FileInfo) string {
+	if info == nil || ownedByRoot(info) {
+		return ""
+	}
+	owner, _ := OwnedByUs(info)
+	return owner
 }
 
 func myName() string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -91,22 +92,24 @@ const absentTime = 2 * time.Second
 // goroutine may use it.
 type Reloader struct {
 	path   string
+	first  fs.FileInfo       // the file that the agent was started with
 	seen   [sha256.Size]byte // of the content that was last answered for
+	barred bool              // and it was not taken for whose the file is
 	absent time.Time         // since when there has been no content
 	told   bool              // of its absence
 }
 
 // NewReloader returns a Reloader for the file that c was loaded from; a change
 // since then is found at the first Reread.
-func NewReloader(c *Config) *Reloader { return &Reloader{path: c.Path, seen: c.sum} }
+func NewReloader(c *Config) *Reloader { return &Reloader{path: c.Path, first: c.file, seen: c.sum} }
 
 // Reread returns the new configuration if the file's content has changed since
 // the last call, and nil if not. An error is returned once for the content that
-// it is about. A file that is missing, empty or unreadable is taken for one that is
-// just being replaced, and is an error, once, if a later call finds it still so
-// after absentTime.
+// it is about, or for whose the file is. A file that is missing, empty or unreadable
+// is taken for one that is just being replaced, and is an error, once, if a later
+// call finds it still so after absentTime.
 func (r *Reloader) Reread() (*Config, error) {
-	data, err := ReadFile(r.path, maxFile)
+	data, info, err := readFile(r.path, maxFile)
 	if err == nil && len(data) == 0 {
 		err = fmt.Errorf("%s is empty", r.path)
 	}
@@ -122,10 +125,14 @@ func (r *Reloader) Reread() (*Config, error) {
 	}
 	r.absent, r.told = time.Time{}, false
 	sum := sha256.Sum256(data)
-	if sum == r.seen {
+	barred := r.fromWhom(info)
+	if sum == r.seen && r.barred == (barred != nil) {
 		return nil, nil
 	}
-	r.seen = sum
+	r.seen, r.barred = sum, barred != nil
+	if barred != nil {
+		return nil, barred
+	}
 	c, err := parse(r.path, data)
 	if err == nil {
 		err = c.checkKeys()
@@ -133,7 +140,17 @@ func (r *Reloader) Reread() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.file = info
 	return c, nil
+}
+
+// fromWhom refuses a file that somebody else has put in the place of the one that the
+// agent was started with: whoever can write to the folder can do that.
+func (r *Reloader) fromWhom(info fs.FileInfo) error {
+	if owner := stranger(info); owner != "" && !sameOwner(info, r.first) {
+		return hint("chown "+myName()+" "+r.path, "%s belongs to %s now, and this is %s", r.path, owner, myName())
+	}
+	return notForAll(r.path, info)
 }
 
 // Again has the next Reread answer for the file's content once more: what it names

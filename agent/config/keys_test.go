@@ -1,0 +1,137 @@
+//go:build unix
+
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"patchagent/manifest/signature"
+)
+
+const nobody = 65534
+
+// A key is trusted if nobody else can put another one in its place, anywhere on the
+// way to it; and nothing that has its name keeps anybody waiting.
+func TestWayToAKey(t *testing.T) {
+	must := func(errs ...error) {
+		t.Helper()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		root    bool // only root can prepare it
+		prepare func(dir string)
+		says    string
+	}{
+		{"plain", false, func(string) {}, ""},
+		{"through links of ours", false, func(dir string) {
+			must(os.Rename(dir+"/deep", dir+"/moved"), os.Symlink("keys/../moved", dir+"/deep"), os.Mkdir(dir+"/keys", 0o755),
+				os.Rename(dir+"/moved/keys/a.pub", dir+"/keys/b"), os.Symlink(dir+"/keys/b", dir+"/moved/keys/a.pub"))
+		}, ""},
+		{"in a folder like /tmp", false, func(dir string) { chmod(t, dir+"/deep", 0o777|os.ModeSticky) }, ""},
+		{"others can write far above it", false, func(dir string) { chmod(t, dir, 0o775) }, "mend it with: chmod go-w "},
+		{"others can write where a link leads through", false, func(dir string) {
+			must(os.MkdirAll(dir+"/loose/in", 0o755), os.Rename(dir+"/deep/keys", dir+"/loose/in/keys"), os.Symlink("../loose/in/keys", dir+"/deep/keys"))
+			chmod(t, dir+"/loose", 0o777)
+		}, "loose: a key of verify.keys could be replaced; mend it with: chmod go-w "},
+		{"another user owns a folder above it", true, func(dir string) { must(os.Chown(dir+"/deep", nobody, nobody)) }, "mend it with: chown -h "},
+		{"another user's link in a folder like /tmp", true, func(dir string) {
+			chmod(t, dir+"/deep", 0o777|os.ModeSticky)
+			must(os.Rename(dir+"/deep/keys", dir+"/keys"), os.Symlink("../keys", dir+"/deep/keys"), os.Lchown(dir+"/deep/keys", nobody, nobody))
+		}, "mend it with: chown -h "},
+		{"another user's file in a folder like /tmp", true, func(dir string) {
+			chmod(t, dir+"/deep/keys", 0o777|os.ModeSticky)
+			must(os.Chown(dir+"/deep/keys/a.pub", nobody, nobody))
+		}, "mend it with: chown -h "},
+		{"links in a circle", false, func(dir string) {
+			must(os.Remove(dir+"/deep/keys/a.pub"), os.Symlink("b", dir+"/deep/keys/a.pub"), os.Symlink("a.pub", dir+"/deep/keys/b"))
+		}, "leads through more than 40 links"},
+		{"a pipe", false, func(dir string) {
+			must(os.Remove(dir+"/deep/keys/a.pub"), syscall.Mkfifo(dir+"/deep/keys/a.pub", 0o644))
+		}, "it is not a regular file"},
+		{"a folder", false, func(dir string) {
+			must(os.Remove(dir+"/deep/keys/a.pub"), os.Mkdir(dir+"/deep/keys/a.pub", 0o755))
+		}, "it is not a regular file"},
+		{"a large file", false, func(dir string) { must(os.Truncate(dir+"/deep/keys/a.pub", 1<<40)) }, "it is larger than"},
+		{"nothing", false, func(dir string) { must(os.RemoveAll(dir + "/deep/keys")) }, "is not there; put the public key there"},
+		{"a file on the way", false, func(dir string) { must(os.RemoveAll(dir+"/deep/keys"), os.WriteFile(dir+"/deep/keys", nil, 0o644)) }, "cannot read a key of verify.keys: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.root && os.Getuid() != 0 {
+				t.Skip("only root can give a file away")
+			}
+			cfg, err := loadText(t, base+"[verify]\nkeys = [\"deep/keys/a.pub\"]\n")
+			must(err)
+			dir := filepath.Dir(cfg.Path)
+			chmod(t, dir, 0o755)
+			must(os.MkdirAll(dir+"/deep/keys", 0o755))
+			made, err := signature.Generate(dir+"/deep/keys/a.pub", dir+"/a.sec", "")
+			must(err)
+			c.prepare(dir)
+			keys, err := cfg.ReadKeys()
+			if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+			if err == nil && (len(keys) != 1 || keys[0].ID() != made.ID()) || err != nil && len(keys) != 0 {
+				t.Errorf("the keys are %v", keys)
+			}
+		})
+	}
+}
+
+// What a running agent takes for agent.toml is root's, its own user's, or of whoever it
+// was at the start.
+func TestRereadFromWhom(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	for first, others := range map[int]int{0: nobody, nobody: nobody - 1} {
+		c, err := loadText(t, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		give := func(uid int) {
+			t.Helper()
+			if err := os.Chown(c.Path, uid, uid); err != nil {
+				t.Fatal(err)
+			}
+		}
+		give(first)
+		if c, err = Load(c.Path); err != nil {
+			t.Fatal(err)
+		}
+		if (c.Stranger() != "") != (first != 0) {
+			t.Errorf("of user %d: the stranger is %q", first, c.Stranger())
+		}
+		r := NewReloader(c)
+		step := func(when string, wantNew bool, says string) {
+			t.Helper()
+			next, err := r.Reread()
+			if (next != nil) != wantNew || (err != nil) != (says != "") || err != nil && !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: %v, %v", when, next, err)
+			}
+		}
+		write(t, c.Path, base+"dir = \"x\"\n")
+		step("changed", true, "")
+		give(others)
+		step("another user's, as it was", false, "chown root "+c.Path)
+		step("another user's still", false, "")
+		write(t, c.Path, base+"dir = \"y\"\n")
+		step("another user's, changed", false, "chown root "+c.Path)
+		give(first)
+		step("given back", true, "")
+		chmod(t, c.Path, 0o646)
+		step("for everybody to write", false, "chmod o-w "+c.Path)
+		chmod(t, c.Path, 0o644)
+		step("as it should be", true, "")
+		give(0)
+		step("root's", false, "")
+	}
+}

@@ -16,6 +16,7 @@ import (
 	"patchagent/applier"
 	"patchagent/manifest"
 	"patchagent/manifest/reason"
+	"patchagent/watcher"
 )
 
 // opened is a zip on the disk, with what lies beside it, held against the
@@ -42,50 +43,43 @@ func openZip(ctx context.Context, path, configFile string) (*opened, error) {
 	if err != nil {
 		return nil, &exitError{exitFailed, err}
 	}
-	info, err := os.Stat(path) // a pipe would be waited for
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a file", path)
-	}
+	file, err := config.OpenFile(path)
 	if err != nil {
-		return nil, &exitError{exitUsage, err}
-	}
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, &exitError{exitUsage, err}
+		return nil, &exitError{exitUsage, fmt.Errorf("cannot read the package: %w", err)}
 	}
 	o := &opened{file: file, cfg: cfg, installed: installed, clock: clock}
-	if limit := int64(cfg.Verify.MaxSize); info.Size() > limit {
-		o.refused = reason.Errorf(reason.LimitExceeded, "the zip has %d bytes, more than verify.max_size (%d)", info.Size(), limit)
-		return o, nil
-	}
-	sums, err := manifest.Sum(file)
-	if err != nil {
+	if err := o.look(ctx, path); err != nil {
 		return nil, &exitError{exitFailed, errors.Join(err, file.Close())}
-	}
-	o.checked, o.refused = verify(ctx, file, filepath.Base(path), sums, sidecarsBeside(path), cfg, installed)
-	if o.refused == nil {
-		o.refused = admit(o.pkg.Manifest, installed, clock)
 	}
 	return o, nil
 }
 
-// sidecarsBeside reads what lies beside a zip; a file that cannot be read is not there.
-func sidecarsBeside(path string) manifest.Sidecars {
-	read := func(name string) []byte {
-		data, err := os.ReadFile(name)
-		if err == nil && data == nil {
-			data = []byte{}
-		}
-		return data
+// look makes the checks that do not depend on the tree.
+func (o *opened) look(ctx context.Context, path string) error {
+	info, err := o.file.Stat()
+	if err != nil {
+		return err
 	}
-	dir := filepath.Dir(path)
-	return manifest.Sidecars{
-		SHA256: read(path + ".sha256"), CRC32: read(path + ".crc32"), Minisig: read(path + ".minisig"),
-		List: read(filepath.Join(dir, "SHA256SUMS")), Checksums: read(filepath.Join(dir, "checksums.txt")),
+	if limit := int64(o.cfg.Verify.MaxSize); info.Size() > limit {
+		o.refused = reason.Errorf(reason.LimitExceeded, "the zip has %d bytes, more than verify.max_size (%d)", info.Size(), limit)
+		return nil
 	}
+	sums, err := manifest.Sum(o.file)
+	if err != nil {
+		return err
+	}
+	beside, err := watcher.SidecarsBeside(path)
+	if err != nil {
+		return err
+	}
+	o.checked, err = verify(ctx, o.file, filepath.Base(path), sums, manifest.Sidecars(beside), o.cfg, o.installed)
+	if err == nil {
+		err = admit(o.pkg.Manifest, o.installed, o.clock)
+	}
+	return o.refuse(err)
 }
 
-// plan compares the package with the tree, if it is let in.
+// plan compares the package with the tree, if it is let in so far.
 func (o *opened) plan(ctx context.Context) (*applier.Plan, error) {
 	if o.refused != nil {
 		return nil, nil
@@ -96,10 +90,18 @@ func (o *opened) plan(ctx context.Context) (*applier.Plan, error) {
 	}
 	defer a.Close()
 	plan, err := a.Plan(ctx, o.pkg)
+	if err == nil {
+		err = a.Space(plan, spaceReserve)
+	}
+	return plan, o.refuse(err)
+}
+
+// refuse takes a reason not to let the package in, and returns what is none.
+func (o *opened) refuse(err error) error {
 	if _, ok := reason.Of(err); ok {
 		o.refused, err = err, nil
 	}
-	return plan, err
+	return err
 }
 
 // report is what inspect and plan print as JSON.
@@ -183,7 +185,11 @@ func inspectCommand(file *string, io Program) *cobra.Command {
 				return err
 			}
 			defer o.file.Close()
+			_, unseen := o.plan(cmd.Context())
 			r := o.report()
+			if unseen != nil {
+				r.Notes = append(r.Notes, "the tree was not looked at: "+unseen.Error())
+			}
 			if o.pkg != nil {
 				for _, it := range o.pkg.Items() {
 					r.Items = append(r.Items, line{it.Op.String(), it.Path, it.Size})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"patchagent/agent/config"
 	"patchagent/manifest/signature"
 )
 
@@ -65,7 +66,7 @@ func signCommand(io Program) *cobra.Command {
 				return err
 			}
 			zip := args[0]
-			f, err := os.Open(zip)
+			f, err := config.OpenFile(zip)
 			if err != nil {
 				return &exitError{exitUsage, fmt.Errorf("cannot sign: %w", err)}
 			}
@@ -104,7 +105,7 @@ func writeBeside(path string, data []byte) error {
 
 // readSecret reads a secret key, and asks for its passphrase if it has one.
 func readSecret(ctx context.Context, io Program, file string) (key signature.Secret, err error) {
-	data, err := os.ReadFile(file)
+	data, err := config.ReadFile(file, signature.MaxKeyFile)
 	if err != nil {
 		return key, &exitError{exitUsage, fmt.Errorf("cannot read the secret key: %w", err)}
 	}

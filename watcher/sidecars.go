@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
@@ -56,9 +57,24 @@ type freshness struct {
 	written bool   // somebody has one of them open for writing
 }
 
+// SidecarsBeside reads the sidecars of a zip that is no drop, as those of a drop would
+// be: up to their bounds, and nothing that is not a plain file. It minds no second name
+// of theirs.
+func SidecarsBeside(zip string) (Sidecars, error) {
+	dir, err := os.Open(filepath.Dir(zip))
+	if err != nil {
+		return Sidecars{}, fmt.Errorf("cannot look beside the zip: %w", err)
+	}
+	defer dir.Close()
+	r := sidecarReader{dir: dir, linked: true, known: new([2][]byte)}
+	s, _ := r.read(filepath.Base(zip))
+	return s, nil
+}
+
 // sidecarReader reads the sidecars of the drops in one scan; the lists once.
 type sidecarReader struct {
 	dir         *os.File
+	linked      bool // second names are fine
 	read1       bool
 	known       *[2][]byte // the lists as an earlier scan has read them
 	listPrint   [sha256.Size]byte
@@ -116,7 +132,7 @@ func (r *sidecarReader) one(name string, most int64) (content []byte, written bo
 		return nil, errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 	}
 	defer file.Close()
-	if links != 1 {
+	if links != 1 && !r.linked {
 		return nil, true
 	}
 	content, err = io.ReadAll(io.LimitReader(file, most))

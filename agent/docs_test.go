@@ -39,6 +39,32 @@ func TestReadmeHasEveryReason(t *testing.T) {
 	}
 }
 
+// No text sends anybody to a command that there is not.
+func TestNamedCommandsExist(t *testing.T) {
+	known := map[string]bool{}
+	for _, cmd := range rootCommand(Program{}).Commands() {
+		known[cmd.Name()] = true
+	}
+	texts := map[string]string{}
+	for _, code := range reason.All() {
+		texts[string(code)] = code.Advice()
+	}
+	docs, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(docs) == 0 {
+		t.Fatal(docs, err)
+	}
+	for _, file := range append(docs, "../README.md", "../CHANGELOG.md", "../agent.toml") {
+		texts[file] = read(t, strings.TrimPrefix(file, "../"))
+	}
+	for where, text := range texts {
+		for _, m := range regexp.MustCompile("(?:`|\\./)patchagent ([a-z]+)").FindAllStringSubmatch(text, -1) {
+			if !known[m[1]] {
+				t.Errorf("%s names %q", where, m[0])
+			}
+		}
+	}
+}
+
 // The steps of README.md's first patch, word for word, on the sample process.
 func TestReadmeFirstPatch(t *testing.T) {
 	if _, err := exec.LookPath("zip"); err != nil {

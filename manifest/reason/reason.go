@@ -80,7 +80,7 @@ type row struct {
 
 var table = []row{
 	{Incomplete, Rejected, "Copy the zip into the folder again, whole; if it is damaged at its source, build it again."},
-	{NotAZip, Rejected, "Build the package again with zip or `patchagent pack`; only zips in the documented form are read."},
+	{NotAZip, Rejected, "Build the package again, with zip; only zips in the documented form are read."},
 	{ChecksumMissing, Rejected, "Put NAME.zip.sha256 (from `sha256sum NAME.zip`) beside the zip, and drop both again."},
 	{ChecksumMismatch, Rejected, "The zip or its checksum was changed or damaged on the way: fetch both again from where they were made."},
 	{SignatureMissing, Rejected, "Put NAME.zip.minisig (from `patchagent sign` or `minisign -S`) beside the zip, and drop both again."},
@@ -90,10 +90,10 @@ var table = []row{
 	{ManifestMissing, Rejected, "Put manifest.json at the root of the zip or into its folder patch/, and build it again."},
 	{ManifestInvalid, Rejected, "Mend the field of manifest.json that is named, and build the package again."},
 	{PayloadMissing, Rejected, "Add the named file to the zip under new/ or mod/, or remove it from the manifest."},
-	{PayloadMismatch, Rejected, "The payload is not what the manifest says: build the package again, with `patchagent pack` or fresh digests."},
+	{PayloadMismatch, Rejected, "The payload is not what the manifest says: build the package again, with fresh digests."},
 	{WrongRegion, Rejected, "Use the package for this region; `region` in agent.toml says which one this is."},
 	{WrongProduct, Rejected, "Use the package for this product; `product` in agent.toml says which one this is."},
-	{OlderBuild, Rejected, "Nothing to do: a newer build is installed. To go back, use a rollback or set `build` in agent.toml."},
+	{OlderBuild, Rejected, "Nothing to do: a newer build is installed. To go back, use `patchagent rollback`; to say that another build is installed, set `build` in agent.toml."},
 	{RequiresUnmet, Rejected, "Apply the package for the required build first, then drop this one again."},
 	{Expired, Rejected, "Ask for a current package; if this one is current, set this machine's clock."},
 	{ProtectedPath, Rejected, "Take the named path out of the package, or out of target.protect if patches may change it."},

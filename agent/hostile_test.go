@@ -3,10 +3,12 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -30,11 +32,15 @@ import (
 // measured are 22 MiB.
 const mostMemory = 48 << 20
 
+// mostMemoryLarge is the same where the packages are as large as the limits allow;
+// measured are 165 MiB.
+const mostMemoryLarge = 256 << 20
+
 // Every package that must be refused is refused, by an agent that gets them all and
 // by inspect, with the code that says why. The tree, what is around it and the
 // process stay as they are.
 func TestHostilePackages(t *testing.T) {
-	h := newHostileSite(t)
+	h := newHostileSite(t, fmt.Sprintf("max_unpacked = \"%dB\"\nmax_files = %d\nmax_ratio = %d\n", hostile.MaxUnpacked, hostile.MaxFiles, hostile.MaxRatio))
 	before, process := h.everything(), h.pid()
 	all := hostile.All()
 	if testing.Short() {
@@ -46,22 +52,7 @@ func TestHostilePackages(t *testing.T) {
 		zips[name] = p
 		h.drop(name, p.Zip.Bytes())
 	}
-	outcomes := map[string]record.Receipt{}
-	if !eventually(t.Context(), func() bool {
-		receipts, err := record.Read(h.path("own"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, r := range receipts {
-			if _, twice := outcomes[r.Patch]; twice && outcomes[r.Patch].ID != r.ID {
-				t.Fatalf("%s has two receipts", r.Patch)
-			}
-			outcomes[r.Patch] = r
-		}
-		return len(outcomes) == len(all) && isEmpty(h.path("own/claims"))
-	}) {
-		t.Fatalf("%d of %d have their outcome\n%s", len(outcomes), len(all), h.log.String())
-	}
+	outcomes := h.outcomes(len(all))
 	for name, p := range zips {
 		r := outcomes[name]
 		if r.Outcome != reason.Rejected || r.Reason != p.Code {
@@ -86,6 +77,89 @@ func TestHostilePackages(t *testing.T) {
 	}
 }
 
+// What is as large as the limits allow, and made to cost as much as it can, costs
+// little memory all the same.
+func TestLargestPackages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it packs some hundred megabytes")
+	}
+	h := newHostileSite(t, "max_ratio = 2000\n") // deflate does not reach that
+	const files = 100_000 - 1                    // beside the manifest
+	list := func(key, item string, n int) string {
+		return `{"region": "r", "build": 1, "` + key + `": [` + strings.Repeat(item+",", n-1) + item + `]}`
+	}
+	dropped := 0
+	for name, large := range map[string]struct {
+		doc   string
+		entry func(i int) string
+		code  reason.Code
+	}{
+		"folders.zip": {`{}`, func(i int) string { return fmt.Sprintf("%05d/%sx", i, strings.Repeat("a/", 98)) }, reason.LimitExceeded},
+		"names.zip":   {`{}`, func(i int) string { return fmt.Sprintf("new/%05d%s", i, strings.Repeat("ä", 90)) }, reason.ManifestInvalid},
+		"numbers.zip": {list("x", "0", 16_000_000), nil, reason.LimitExceeded},
+		"objects.zip": {list("x", "{}", 11_000_000), nil, reason.LimitExceeded},
+		"items.zip":   {list("delfiles", `{"name":"a","path":"/"}`, 1_400_000), nil, reason.LimitExceeded},
+		"item.zip":    {list("delfiles", `{"name":`+strings.Repeat("[0],", 700_000)+`0}`, 1), nil, reason.ManifestInvalid},
+		"string.zip":  {`{"region": "` + strings.Repeat("a", 33_000_000) + `", "build": 1}`, nil, reason.LimitExceeded},
+	} {
+		h.packLarge(name, large.doc, files, large.entry)
+		dropped++
+		if r := h.outcomes(dropped)[name]; r.Reason != large.code {
+			t.Errorf("%s: %s (%s), want %s", name, r.Reason, r.Detail, large.code)
+		}
+		t.Logf("%s: the agent has used %d MiB at most", name, h.peak()>>20)
+	}
+	if peak := h.peak(); peak > mostMemoryLarge {
+		t.Errorf("the agent has used %d MiB", peak>>20)
+	}
+}
+
+// packLarge drops a zip with a manifest and that many empty files.
+func (h *hostileSite) packLarge(name, doc string, files int, entry func(i int) string) {
+	h.t.Helper()
+	var zipped bytes.Buffer
+	w := zip.NewWriter(&zipped)
+	add := func(name string, method uint16, content string) {
+		out, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: method})
+		if err == nil {
+			_, err = io.WriteString(out, content)
+		}
+		if err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	add("manifest.json", zip.Deflate, doc)
+	for i := 0; entry != nil && i < files; i++ {
+		add(entry(i), zip.Store, "")
+	}
+	if err := w.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.drop(name, zipped.Bytes())
+}
+
+// outcomes waits until n drops have theirs.
+func (h *hostileSite) outcomes(n int) map[string]record.Receipt {
+	h.t.Helper()
+	outcomes := map[string]record.Receipt{}
+	if !eventually(h.t.Context(), func() bool {
+		receipts, err := record.Read(h.path("own"))
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		for _, r := range receipts {
+			if _, twice := outcomes[r.Patch]; twice && outcomes[r.Patch].ID != r.ID {
+				h.t.Fatalf("%s has two receipts", r.Patch)
+			}
+			outcomes[r.Patch] = r
+		}
+		return len(outcomes) >= n && isEmpty(h.path("own/claims"))
+	}) {
+		h.t.Fatalf("%d of %d have their outcome\n%s", len(outcomes), n, h.log.String())
+	}
+	return outcomes
+}
+
 func everyThird[T any](all []T) func(func(T) bool) {
 	return func(yield func(T) bool) {
 		for i := 0; i < len(all) && yield(all[i]); i += 3 {
@@ -106,23 +180,20 @@ type hostileSite struct {
 	log   buffer
 }
 
-func newHostileSite(t *testing.T) *hostileSite {
+func newHostileSite(t *testing.T, verify string) *hostileSite {
 	h := &hostileSite{t: t, dir: t.TempDir()}
-	h.write("agent.toml", fmt.Sprintf(`region = "r"
+	h.write("agent.toml", `region = "r"
 [patch]
 patience = "300ms"
 poll = "20ms"
 keep_rejected = 1000
 [verify]
-max_unpacked = "%dB"
-max_files = %d
-max_ratio = %d
-[state]
+`+verify+`[state]
 dir = "own"
 [target]
 root = "site/app"
 command = ["service"]
-`, hostile.MaxUnpacked, hostile.MaxFiles, hostile.MaxRatio))
+`)
 	h.write("site/app/version", "1")
 	h.write("site/app/a", "the file that they would change")
 	h.write("site/app/lib/b", "another")

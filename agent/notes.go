@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -28,9 +29,19 @@ func (a *agent) noteQueue() {
 	}
 }
 
-// mostLines is how many drops that wait for the same are told of one by one. When
-// there are more, a line says how many, and the next when they are twice as many.
+// mostLines is how many of the same are told of one by one. When more drops than that
+// wait for the same, a line says how many, and the next when they are twice as many.
 const mostLines = 20
+
+// noteAll logs what is to be noted about a package or the tree: of many the first ones.
+func noteAll(log func(string, ...any), about, patch string, notes []string) {
+	for _, note := range notes[:min(len(notes), mostLines)] {
+		log(about, "patch", patch, "note", note)
+	}
+	if more := len(notes) - mostLines; more > 0 {
+		log(about, "patch", patch, "note", fmt.Sprintf("and %d more like these", more))
+	}
+}
 
 // noteCrowd logs that drops wait for the same.
 func (a *agent) noteCrowd(why string, drops []watcher.Waiting) {

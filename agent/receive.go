@@ -53,9 +53,7 @@ func (a *agent) read(ctx context.Context, u *unread) bool {
 		return true // the claim is found again at the next start
 	}
 	if err == nil {
-		for _, note := range known.pkg.Notes {
-			a.log.Warn("about the package", "patch", claim.Name, "note", note)
-		}
+		noteAll(a.log.Warn, "about the package", claim.Name, known.pkg.Notes)
 		a.queue = append(a.queue, &patch{claim: claim, file: f, checked: known})
 		slices.SortStableFunc(a.queue, func(x, y *patch) int { return cmp.Compare(x.manifest().Build, y.manifest().Build) })
 		return true

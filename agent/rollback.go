@@ -63,9 +63,7 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	if err != nil {
 		return refusal(err)
 	}
-	for _, note := range back.Notes {
-		a.log.Info("about the tree", "note", note)
-	}
+	noteAll(a.log.Info, "about the tree", "", back.Notes)
 	tx, err := a.applier.Stage(ctx, nil, back.Plan, applier.Patch{
 		ID: rollbackID(), Warm: back.Warm, Build: back.Build, FromBuild: a.installed.Build,
 		Note: reason.Line(strings.Join(append([]string{"went back over " + strings.Join(back.Patches, ", ")}, back.Notes...), "; ")),

@@ -211,9 +211,7 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 		a.noteWaiting(p.claim.Name, "manual", "patch.mode is manual")
 		return
 	}
-	for _, note := range plan.Notes {
-		a.log.Info("about the tree", "patch", p.claim.Name, "note", note)
-	}
+	noteAll(a.log.Info, "about the tree", p.claim.Name, plan.Notes)
 	if len(plan.Changes) == 0 && p.manifest().Build == a.installed.Build {
 		done := receipt()
 		done.Outcome, done.Detail = reason.Applied, nothingToChange

@@ -92,7 +92,7 @@ func readContainer(r io.ReaderAt, size int64, limits Limits) (entries []*entry, 
 	if err != nil {
 		return nil, unfinished, err
 	}
-	return entries, false, checkNames(entries)
+	return entries, false, checkNames(entries, limits.MaxFiles)
 }
 
 func bad(format string, args ...any) error { return reason.Errorf(reason.NotAZip, format, args...) }
@@ -214,8 +214,8 @@ func readDirectory(r io.ReaderAt, e end, limits Limits) ([]*entry, bool, error) 
 	if e.entries > uint64(limits.MaxFiles) {
 		return nil, false, reason.Errorf(reason.LimitExceeded, "it has %d entries, more than verify.max_files (%d)", e.entries, limits.MaxFiles)
 	}
-	if e.size > maxDirectory {
-		return nil, false, reason.Errorf(reason.LimitExceeded, "its directory has %d bytes, more than %d", e.size, maxDirectory)
+	if most := max(int64(limits.MaxFiles)*directoryPerFile, minDirectory); e.size > most {
+		return nil, false, reason.Errorf(reason.LimitExceeded, "its directory has %d bytes, more than %d, which goes with verify.max_files (%d)", e.size, most, limits.MaxFiles)
 	}
 	directory := bufio.NewReaderSize(io.NewSectionReader(r, e.offset, e.size), 64<<10)
 	entries := make([]*entry, 0, min(e.entries, 1<<12))

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"maps"
 	"math"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,16 +50,17 @@ func invalid(field, format string, args ...any) error {
 	return reason.Errorf(reason.ManifestInvalid, "manifest.json: %s %s", field, fmt.Sprintf(format, args...))
 }
 
-// parseDocument reads manifest.json. Payload names are still relative to the
-// package's root. Errors are *reason.Error: manifest-invalid with the field's
-// name, or unsafe-path.
-func parseDocument(data []byte, notes *[]string) (*Manifest, []Item, error) {
+// parseDocument reads manifest.json, which may name as many items as most says, and
+// is never in memory as a whole but for its bytes. Payload names are still relative
+// to the package's root. Errors are *reason.Error: manifest-invalid with the field's
+// name, limit-exceeded, or unsafe-path.
+func parseDocument(data []byte, most int, notes *notes) (*Manifest, []Item, error) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	top, err := decodeDocument(data)
-	if err != nil {
+	d := document{data: data, top: map[string]any{}, lists: map[string][2]int64{}, m: &Manifest{Schema: 1}, most: most, notes: notes}
+	d.left = max(most*valuesPerFile, minValues)
+	if err := d.walk(); err != nil {
 		return nil, nil, err
 	}
-	d := document{top: top, m: &Manifest{Schema: 1}, notes: notes}
 	if err := d.header(); err != nil {
 		return nil, nil, err
 	}
@@ -72,85 +72,145 @@ func parseDocument(data []byte, notes *[]string) (*Manifest, []Item, error) {
 			return nil, nil, err
 		}
 	}
-	return d.m, d.items, checkPlaces(d.items)
-}
-
-// decodeDocument decodes one JSON object, with nothing after it, no key twice and
-// none that differs from another only in case.
-func decodeDocument(data []byte) (map[string]any, error) {
-	if !utf8.Valid(data) {
-		return nil, invalid("the text", "is not UTF-8")
-	}
-	tokens := json.NewDecoder(bytes.NewReader(data))
-	tokens.UseNumber()
-	if err := checkValue(tokens, "the document", 0); err != nil {
-		if _, ok := reason.Of(err); ok {
-			return nil, err
-		}
-		return nil, invalid("the text", "is not JSON: %v (at byte %d)", err, tokens.InputOffset())
-	}
-	if _, err := tokens.Token(); !errors.Is(err, io.EOF) {
-		return nil, invalid("the document", "is followed by other text (at byte %d)", tokens.InputOffset())
-	}
-	values := json.NewDecoder(bytes.NewReader(data))
-	values.UseNumber()
-	var top any
-	if err := values.Decode(&top); err != nil {
-		return nil, invalid("the text", "is not JSON: %v", err)
-	}
-	object, ok := top.(map[string]any)
-	if !ok {
-		return nil, invalid("the document", "is not an object")
-	}
-	return object, nil
-}
-
-// checkValue walks over one value.
-func checkValue(tokens *json.Decoder, where string, depth int) error {
-	if depth > maxNesting {
-		return invalid(where, "is nested more than %d deep", maxNesting)
-	}
-	token, err := tokens.Token()
-	if err != nil {
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
-		return err
-	}
-	delim, ok := token.(json.Delim)
-	if !ok {
-		return nil
-	}
-	keys := map[string]string{}
-	for tokens.More() {
-		inside := where
-		if delim == '{' {
-			token, err := tokens.Token()
-			if err != nil {
-				return err
-			}
-			key, _ := token.(string)
-			folded := foldName(key) // as whoever compares keys without regard to case might
-			if other, ok := keys[folded]; ok {
-				return invalid(strconv.Quote(key), "is there twice (as %q) in %s", other, where)
-			}
-			keys[folded] = key
-			inside = strconv.Quote(key)
-		}
-		if err := checkValue(tokens, inside, depth+1); err != nil {
-			return err
-		}
-	}
-	_, err = tokens.Token() // the closing one
-	return err
+	return d.m, d.items, checkPlaces(d.items, most)
 }
 
 // document is a manifest while it is read.
 type document struct {
-	top   map[string]any
+	data  []byte
+	top   map[string]any      // its values; a list or an object in it is an empty one
+	lists map[string][2]int64 // where in data the values of top are
+	left  int                 // how many more values there may be
 	m     *Manifest
 	items []Item
-	notes *[]string
+	most  int // items
+	notes *notes
+}
+
+// walk goes over the whole document: it must be one JSON object, with nothing after
+// it, no key twice and none that differs from another only in case.
+func (d *document) walk() error {
+	if !utf8.Valid(d.data) {
+		return invalid("the text", "is not UTF-8")
+	}
+	if at := longText(d.data); at >= 0 {
+		return reason.Errorf(reason.LimitExceeded, "manifest.json has a string of more than %d bytes (at byte %d)", maxText, at)
+	}
+	tokens := json.NewDecoder(bytes.NewReader(d.data))
+	tokens.UseNumber()
+	top, err := d.value(tokens, "the document", 0)
+	if err != nil {
+		if _, ok := reason.Of(err); ok {
+			return err
+		}
+		return invalid("the text", "is not JSON: %v (at byte %d)", err, tokens.InputOffset())
+	}
+	if _, err := tokens.Token(); !errors.Is(err, io.EOF) {
+		return invalid("the document", "is followed by other text (at byte %d)", tokens.InputOffset())
+	}
+	if _, ok := top.(map[string]any); !ok {
+		return invalid("the document", "is not an object")
+	}
+	return nil
+}
+
+// longText finds a string that is too long before a decoder makes room for it; it
+// returns -1 if there is none. In what is not JSON it may find one that is none.
+func longText(data []byte) int {
+	for at := 0; ; {
+		begin := bytes.IndexByte(data[at:], '"')
+		if begin < 0 {
+			return -1
+		}
+		begin += at + 1
+		for at = begin; at < len(data) && data[at] != '"'; at++ {
+			if data[at] == '\\' {
+				at++
+			}
+		}
+		if at-begin > maxText {
+			return begin
+		}
+		if at++; at >= len(data) {
+			return -1
+		}
+	}
+}
+
+// value walks over one value and returns it; a list or an object comes back empty.
+func (d *document) value(tokens *json.Decoder, where string, depth int) (any, error) {
+	if depth > maxNesting {
+		return nil, invalid(where, "is nested more than %d deep", maxNesting)
+	}
+	token, err := d.next(tokens)
+	if err != nil {
+		return nil, err
+	}
+	switch token {
+	case json.Delim('['):
+		for tokens.More() {
+			if _, err := d.value(tokens, where, depth+1); err != nil {
+				return nil, err
+			}
+		}
+		_, err = tokens.Token() // the closing one
+		return []any{}, err
+	case json.Delim('{'):
+		return map[string]any{}, d.object(tokens, where, depth)
+	default:
+		return token, nil
+	}
+}
+
+// object walks over the rest of an object.
+func (d *document) object(tokens *json.Decoder, where string, depth int) error {
+	keys := map[string]string{}
+	for tokens.More() {
+		token, err := d.next(tokens)
+		if err != nil {
+			return err
+		}
+		key, _ := token.(string)
+		folded := foldName(key) // as whoever compares keys without regard to case might
+		if other, ok := keys[folded]; ok {
+			return invalid(quoted(key), "is there twice (as %s) in %s", quoted(other), where)
+		}
+		if len(keys) == maxKeys {
+			return invalid(where, "has more than %d keys", maxKeys)
+		}
+		keys[folded] = key
+		from := tokens.InputOffset()
+		value, err := d.value(tokens, quoted(key), depth+1)
+		if err != nil {
+			return err
+		}
+		if depth == 0 {
+			d.top[key], d.lists[key] = value, [2]int64{from, tokens.InputOffset()}
+		}
+	}
+	_, err := tokens.Token() // the closing one
+	return err
+}
+
+// next is a token that counts as a value.
+func (d *document) next(tokens *json.Decoder) (json.Token, error) {
+	if d.left--; d.left < 0 {
+		return nil, reason.Errorf(reason.LimitExceeded, "manifest.json has more keys and values than go with verify.max_files (%d)", d.most)
+	}
+	token, err := tokens.Token()
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return token, err
+}
+
+// quoted is a key as a part of a sentence.
+func quoted(key string) string {
+	const enough = 100
+	if len(key) > enough {
+		key = strings.ToValidUTF8(key[:enough], "") + "…"
+	}
+	return strconv.Quote(key)
 }
 
 func (d *document) header() error {
@@ -238,7 +298,7 @@ func (d *document) known(object map[string]any, known []string, where string) er
 		if d.m.Schema >= 2 {
 			return invalid(where+key, "is not a key of schema %d", d.m.Schema)
 		}
-		*d.notes = append(*d.notes, reason.Line(fmt.Sprintf("the manifest's key %s%s is not known; it is ignored", where, key)))
+		d.notes.add("the manifest's key %s%s is not known; it is ignored", where, key)
 	}
 	return nil
 }
@@ -248,22 +308,38 @@ func (d *document) list(key string, op Op) error {
 	if !ok {
 		return nil
 	}
-	list, ok := v.([]any)
-	if !ok {
+	if _, ok := v.([]any); !ok {
 		return invalid(key, "is %s; it must be a list", kind(v))
 	}
-	for i, v := range list {
-		where := fmt.Sprintf("%s[%d]", key, i)
-		object, ok := v.(map[string]any)
-		if !ok {
-			return invalid(where, "is %s; it must be an object with name and path", kind(v))
+	at := d.lists[key]
+	text := bytes.TrimLeft(d.data[at[0]:at[1]], ": \t\r\n")
+	tokens := json.NewDecoder(bytes.NewReader(text))
+	tokens.UseNumber()
+	_, err := tokens.Token() // the opening one
+	for i := 0; err == nil && tokens.More(); i++ {
+		if len(d.items) == d.most {
+			return reason.Errorf(reason.LimitExceeded, "manifest.json has more items than verify.max_files (%d)", d.most)
 		}
-		it, err := d.item(object, where+".", op)
-		if err != nil {
-			return err
-		}
-		d.items = append(d.items, it)
+		err = d.element(tokens, fmt.Sprintf("%s[%d]", key, i), op)
 	}
+	return err
+}
+
+// element reads one item of a list, whose form is known to be right.
+func (d *document) element(tokens *json.Decoder, where string, op Op) error {
+	var v any
+	if err := tokens.Decode(&v); err != nil {
+		return invalid(where, "is not JSON: %v", err)
+	}
+	object, ok := v.(map[string]any)
+	if !ok {
+		return invalid(where, "is %s; it must be an object with name and path", kind(v))
+	}
+	it, err := d.item(object, where+".", op)
+	if err != nil {
+		return err
+	}
+	d.items = append(d.items, it)
 	return nil
 }
 
@@ -346,27 +422,28 @@ func (it *Item) read2(object map[string]any, where string) (err error) {
 }
 
 // checkPlaces refuses two items for one place, except delete and new, and places
-// that are file and folder of each other.
-func checkPlaces(items []Item) error {
-	places := make(map[string]Op, len(items))
-	pairs := map[string]bool{}
-	for _, it := range items {
-		if first, ok := places[it.Path]; ok {
-			if first != Delete || it.Op != New || pairs[it.Path] {
-				return invalid(it.Path, "is named twice, to %s and to %s", first, it.Op)
-			}
-			pairs[it.Path] = true
+// that are file and folder of each other, or in more folders than most.
+func checkPlaces(items []Item, most int) error {
+	inOrder := make([]*Item, len(items))
+	for i := range items {
+		inOrder[i] = &items[i]
+	}
+	slices.SortStableFunc(inOrder, func(x, y *Item) int { return compareNames(x.Path, y.Path) })
+	var folders folderCount
+	for i, it := range inOrder {
+		if folders.add(parent(it.Path)) > most {
+			return reason.Errorf(reason.LimitExceeded, "manifest.json names places in more folders than verify.max_files (%d)", most)
+		}
+		if i == 0 {
 			continue
 		}
-		places[it.Path] = it.Op
-	}
-	clear := map[string]bool{}
-	for _, it := range items {
-		for up := path.Dir(it.Path); up != "." && !clear[up]; up = path.Dir(up) {
-			if _, ok := places[up]; ok {
-				return invalid(up, "is a place of its own, and the folder of %s", it.Path)
-			}
-			clear[up] = true
+		before := inOrder[i-1]
+		if isBelow(it.Path, before.Path) {
+			return invalid(before.Path, "is a place of its own, and the folder of %s", it.Path)
+		}
+		paired := before.Op == Delete && it.Op == New && (i == 1 || inOrder[i-2].Path != it.Path)
+		if it.Path == before.Path && !paired {
+			return invalid(it.Path, "is named twice, to %s and to %s", before.Op, it.Op)
 		}
 	}
 	return nil

@@ -26,12 +26,13 @@ func (s Shape) String() string {
 // and the manifest, and unpacks nothing else: that every byte between them has
 // arrived is for Verify to say. The error says why a file is not Whole.
 func Examine(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
+	limits = limits.withDefaults()
 	shape, entries, err := examine(r, size, limits)
 	if entries == nil {
 		return shape, err
 	}
 	p := &Package{r: r, entries: entries}
-	if _ = p.read(); p.Manifest != nil && p.Manifest.Schema >= 2 {
+	if _ = p.read(limits.MaxFiles); p.Manifest != nil && p.Manifest.Schema >= 2 {
 		return WholeWithDigests, nil // what else is wrong with it is for Open to say
 	}
 	return Whole, nil
@@ -40,13 +41,13 @@ func Examine(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
 // ExamineHeaders is Examine for a file that nobody has vouched for yet: it unpacks
 // nothing at all, and so never says WholeWithDigests.
 func ExamineHeaders(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
-	shape, _, err := examine(r, size, limits)
+	shape, _, err := examine(r, size, limits.withDefaults())
 	return shape, err
 }
 
 // examine returns the entries of a zip that breaks no rule.
 func examine(r io.ReaderAt, size int64, limits Limits) (Shape, []*entry, error) {
-	entries, unfinished, err := readContainer(r, size, limits.withDefaults())
+	entries, unfinished, err := readContainer(r, size, limits)
 	switch {
 	case err == nil:
 		return Whole, entries, nil

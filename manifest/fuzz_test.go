@@ -68,8 +68,7 @@ func FuzzDocument(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		var notes []string
-		m, items, err := parseDocument(data, &notes)
+		m, items, err := parseDocument(data, 1000, new(notes))
 		if err != nil {
 			return
 		}

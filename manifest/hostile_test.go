@@ -28,8 +28,8 @@ func TestHostile(t *testing.T) {
 			}
 		})
 	}
-	if len(all) < 240 {
-		t.Errorf("%d packages, there were 243", len(all))
+	if len(all) < 246 {
+		t.Errorf("%d packages, there were 246", len(all))
 	}
 }
 
@@ -39,21 +39,52 @@ func TestLimits(t *testing.T) {
 		many.Parts = append(many.Parts, hostile.Part{Name: fmt.Sprintf("new/%d", i)})
 	}
 	zeros := strings.Repeat("\x00", 200_000)
+	long := hostile.Zip{Parts: []hostile.Part{{Name: "manifest.json", Data: hostile.PlainDoc}}}
+	for i := range 4200 {
+		long.Parts = append(long.Parts, hostile.Part{Name: fmt.Sprintf("%04d", i) + strings.Repeat("/"+strings.Repeat("n", 250), 16)})
+	}
+	numbers := hostile.Doc(`{"region": "r", "build": 1, "x": [0` + strings.Repeat(`, 0`, minValues) + `]}`)
+	var keys strings.Builder
+	for i := range maxKeys {
+		fmt.Fprintf(&keys, `, "x%d": 1`, i)
+	}
 	for _, c := range []struct {
 		name   string
 		m      hostile.Zip
 		limits Limits
+		says   string
 	}{
-		{"too many entries", many, Limits{MaxFiles: 10}},
-		{"too large", hostile.Plain(hostile.Part{Data: "x"}), Limits{MaxSize: 100}},
-		{"too large unpacked", hostile.Plain(hostile.Part{Data: zeros}), Limits{MaxUnpacked: 100_000}},
-		{"too tightly packed", hostile.Plain(hostile.Part{Data: zeros, Method: methodDeflate}), Limits{MaxRatio: 50}},
-		{"a manifest that is too large", hostile.Zip{Parts: []hostile.Part{{Name: "manifest.json", Method: methodDeflate, Data: strings.Repeat(" ", maxManifest+1)}}}, Limits{MaxRatio: 1 << 20}},
+		{"too many entries", many, Limits{MaxFiles: 10}, "more than verify.max_files (10)"},
+		{"too large", hostile.Plain(hostile.Part{Data: "x"}), Limits{MaxSize: 100}, "more than verify.max_size (100)"},
+		{"too large unpacked", hostile.Plain(hostile.Part{Data: zeros}), Limits{MaxUnpacked: 100_000}, "more than verify.max_unpacked (100000 bytes)"},
+		{"too tightly packed", hostile.Plain(hostile.Part{Data: zeros, Method: methodDeflate}), Limits{MaxRatio: 50}, "(verify.max_ratio)"},
+		{"a manifest that is too large", hostile.Zip{Parts: []hostile.Part{{Name: "manifest.json", Method: methodDeflate, Data: strings.Repeat(" ", maxManifest+1)}}}, Limits{MaxRatio: 1 << 20}, "more than 33554432"},
+		{"names that are too long together", long, Limits{MaxFiles: 5000}, "its directory has"},
+		{"too many numbers", numbers, Limits{MaxFiles: 100}, "more keys and values than go with verify.max_files (100)"},
+		{"a string that is too long", hostile.Doc(`{"region": "r", "build": 1, "x": "` + strings.Repeat(`\"`, maxText/2) + `y"}`), Limits{}, "a string of more than 65536 bytes (at byte 34)"},
+		{"too many keys", hostile.Doc(`{"region": "r", "build": 1` + keys.String() + `}`), Limits{}, "the document has more than 1000 keys"},
+		{"too many keys in an item", hostile.Doc(`{"region": "r", "build": 1, "delfiles": [{"name": "a", "path": ""` + keys.String() + `}]}`), Limits{}, `"delfiles" has more than 1000 keys`},
+		{"folders of entries", hostile.Plain(hostile.Part{Name: "mod/" + strings.Repeat("d/", 10) + "a"}), Limits{MaxFiles: 10}, "it has more folders than verify.max_files (10)"},
+		{"folders of places", hostile.Doc(`{"region": "r", "build": 1, "delfiles": [{"name": "a", "path": "` + strings.Repeat("d/", 11) + `"}]}`), Limits{MaxFiles: 10}, "places in more folders than verify.max_files (10)"},
+		{"items", hostile.Doc(`{"region": "r", "build": 1, "delfiles": [{"name": "a", "path": ""}, {"name": "b", "path": ""}, {"name": "c", "path": ""}]}`), Limits{MaxFiles: 2}, "more items than verify.max_files (2)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, _, err := openAll(c.m.Bytes(), c.limits)
-			wantCode(t, err, reason.LimitExceeded)
+			code := reason.LimitExceeded
+			if strings.Contains(c.name, "keys") {
+				code = reason.ManifestInvalid
+			}
+			wantCode(t, err, code)
+			if err != nil && !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%q does not say %q", err, c.says)
+			}
 		})
+	}
+	// As many as may be are let in, counted once each.
+	fits := hostile.Doc(`{"region": "r", "build": 1, "delfiles": [{"name": "a", "path": "d/e"}, {"name": "b", "path": "d/e"}, {"name": "c", "path": "d"}, {"name": "c", "path": "d-"}]}`,
+		"x/y/a", "x/y/b", "x/z")
+	if _, _, err := openAll(fits.Bytes(), Limits{MaxFiles: 4}); err != nil {
+		t.Error(err)
 	}
 }
 

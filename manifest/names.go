@@ -1,9 +1,10 @@
 package manifest
 
 import (
-	"path"
+	"cmp"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -76,42 +77,105 @@ func safeOnWindows(segment string) bool {
 	return filepath.IsLocal(segment) && !strings.ContainsAny(segment, `:<>"|?*`) && !strings.HasSuffix(segment, ".") && !strings.HasSuffix(segment, " ")
 }
 
-// checkNames refuses entries whose names some file system takes for one, and files
-// that are also folders.
-func checkNames(entries []*entry) error {
-	files := make(map[string]string, len(entries))
-	folders := map[string]string{}
-	explicit := map[string]bool{}
-	for _, e := range entries {
-		key := foldName(e.name)
-		if e.dir {
-			if explicit[key] {
-				return bad("the folder %s is in it twice", e.name)
-			}
-			explicit[key] = true
-			folders[key] = e.name
-		} else {
-			if other, ok := files[key]; ok {
-				if other == e.name {
-					return bad("%s is in it twice", e.name)
-				}
-				return bad("%+q and %+q are the same name to some file systems", other, e.name)
-			}
-			files[key] = e.name
-		}
-		for up := path.Dir(key); up != "."; up = path.Dir(up) {
-			if _, ok := folders[up]; ok {
-				break // and so are those above it
-			}
-			folders[up] = e.name
-		}
+// checkNames refuses entries whose names some file system takes for one, files that
+// are also folders, and more folders than most.
+func checkNames(entries []*entry, most int) error {
+	type named struct {
+		key string
+		*entry
 	}
-	for key, name := range files {
-		if within, ok := folders[key]; ok {
-			return bad("%s is a file, and a folder for %s", name, within)
+	all := make([]named, len(entries))
+	for i, e := range entries {
+		all[i] = named{foldName(e.name), e}
+	}
+	slices.SortFunc(all, func(x, y named) int { return compareNames(x.key, y.key) })
+	var folders folderCount
+	for i, e := range all {
+		if i > 0 {
+			if err := clash(all[i-1].entry, e.entry, all[i-1].key, e.key); err != nil {
+				return err
+			}
+		}
+		folder := e.key
+		if !e.dir {
+			folder = parent(folder)
+		}
+		if folders.add(folder) > most {
+			return reason.Errorf(reason.LimitExceeded, "it has more folders than verify.max_files (%d)", most)
 		}
 	}
 	return nil
+}
+
+// clash looks at two entries that follow each other in order of their keys.
+func clash(x, y *entry, keyX, keyY string) error {
+	switch {
+	case keyX != keyY && (x.dir || !isBelow(keyY, keyX)):
+		return nil
+	case keyX != keyY || x.dir != y.dir:
+		if x.dir {
+			x, y = y, x
+		}
+		return bad("%s is a file, and a folder for %s", x.name, y.name)
+	case x.dir:
+		return bad("the folder %s is in it twice", x.name)
+	case x.name == y.name:
+		return bad("%s is in it twice", x.name)
+	default:
+		return bad("%+q and %+q are the same name to some file systems", x.name, y.name)
+	}
+}
+
+// compareNames orders names so that what is in a folder follows the folder's own
+// name, with nothing between: the slash comes before every other character.
+func compareNames(x, y string) int {
+	for i := range min(len(x), len(y)) {
+		switch a, b := x[i], y[i]; {
+		case a == b:
+		case a == '/':
+			return -1
+		case b == '/':
+			return 1
+		default:
+			return cmp.Compare(a, b)
+		}
+	}
+	return cmp.Compare(len(x), len(y))
+}
+
+// isBelow says whether a name is in the folder, or in one of its folders.
+func isBelow(name, folder string) bool {
+	return len(name) > len(folder) && name[len(folder)] == '/' && name[:len(folder)] == folder
+}
+
+// parent is the folder that a name is in, "" for none.
+func parent(name string) string { return name[:max(strings.LastIndexByte(name, '/'), 0)] }
+
+// folderCount counts the folders of names that come in order, without keeping them.
+type folderCount struct {
+	n    int
+	last string
+}
+
+// add counts a folder and those above it, as far as they are new, and returns how
+// many there are so far.
+func (c *folderCount) add(folder string) int {
+	if folder != "" {
+		c.n += 1 + strings.Count(folder, "/")
+	}
+	same := 0 // bytes of the folders that both are in
+	for i := 0; i <= len(folder) && i <= len(c.last); i++ {
+		endX, endY := i == len(folder) || folder[i] == '/', i == len(c.last) || c.last[i] == '/'
+		if endX && endY && i > 0 {
+			same++
+		}
+		if i == len(folder) || i == len(c.last) || folder[i] != c.last[i] {
+			break
+		}
+	}
+	c.n -= same
+	c.last = folder
+	return c.n
 }
 
 // foldName is the same for names that differ only in case or in Unicode

@@ -65,9 +65,22 @@ func (l Limits) withDefaults() Limits {
 
 // Limits that are not for an operator to tune.
 const (
-	maxManifest  = 32 << 20  // bytes; 100,000 items take half of it
-	maxDirectory = 128 << 20 // bytes of the central directory, which is kept in memory
-	maxWindow    = 8 << 20   // bytes that a zstd stream may look back; RFC 8878 asks for 8 MiB
+	maxManifest = 32 << 20 // bytes; 100,000 items take half of it
+	maxWindow   = 8 << 20  // bytes that a zstd stream may look back; RFC 8878 asks for 8 MiB
+
+	// The names of the central directory are kept in memory. A header has 46 bytes, what
+	// zip(1) adds to it 24; that leaves room for paths longer than most. A small
+	// package may have longer ones.
+	directoryPerFile = 256
+	minDirectory     = 16 << 20
+
+	// The manifest's values are gone through, known or not. An item of schema 2 has seven
+	// keys with their values.
+	valuesPerFile = 16
+	minValues     = 10_000
+	maxText       = 64 << 10 // bytes of one string: a description of many pages
+	maxKeys       = 1000     // of one object, which are compared with each other; ours have up to eleven
+	maxNotes      = 1000     // of one package; those beyond are only counted
 )
 
 // Op is what is to be done with an item.
@@ -120,11 +133,14 @@ func Open(r io.ReaderAt, size int64, limits Limits) (*Package, error) {
 		return nil, err
 	}
 	p := &Package{r: r, entries: entries}
-	return p, p.read()
+	return p, p.read(limits.MaxFiles)
 }
 
-// read finds the manifest, parses it and finds each item's payload.
-func (p *Package) read() error {
+// read finds the manifest, parses it and finds each item's payload. most is how many
+// items there may be.
+func (p *Package) read(most int) error {
+	var notes notes
+	defer func() { p.Notes = notes.list() }()
 	byName := make(map[string]*entry, len(p.entries))
 	for _, e := range p.entries {
 		if !e.dir {
@@ -148,21 +164,42 @@ func (p *Package) read() error {
 	if err != nil {
 		return err
 	}
-	if p.Manifest, p.items, err = parseDocument(data, &p.Notes); err != nil {
+	if p.Manifest, p.items, err = parseDocument(data, most, &notes); err != nil {
 		return err
 	}
 	listed := map[string]bool{doc.name: true}
 	for i := range p.items {
-		if err := p.find(&p.items[i], prefix, byName); err != nil {
+		if err := p.find(&p.items[i], prefix, byName, &notes); err != nil {
 			return err
 		}
 		listed[p.items[i].Payload] = true
 	}
-	return p.unlisted(listed, prefix)
+	return p.unlisted(listed, prefix, &notes)
+}
+
+// notes keeps the first of many.
+type notes struct {
+	kept []string
+	more int
+}
+
+func (n *notes) add(format string, args ...any) {
+	if len(n.kept) == maxNotes {
+		n.more++
+		return
+	}
+	n.kept = append(n.kept, reason.Line(fmt.Sprintf(format, args...)))
+}
+
+func (n *notes) list() []string {
+	if n.more == 0 {
+		return n.kept
+	}
+	return append(n.kept, fmt.Sprintf("and %d more like these", n.more))
 }
 
 // find connects an item with its entry.
-func (p *Package) find(it *Item, prefix string, byName map[string]*entry) error {
+func (p *Package) find(it *Item, prefix string, byName map[string]*entry, notes *notes) error {
 	if it.Op == Delete {
 		return nil
 	}
@@ -179,13 +216,13 @@ func (p *Package) find(it *Item, prefix string, byName map[string]*entry) error 
 		it.ZipMode = perm
 	}
 	if e.mode&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky) != 0 {
-		p.Notes = append(p.Notes, fmt.Sprintf("the set-id or sticky bits of %s are dropped", it.Payload))
+		notes.add("the set-id or sticky bits of %s are dropped", it.Payload)
 	}
 	return nil
 }
 
 // unlisted deals with files of the zip that the manifest does not name.
-func (p *Package) unlisted(listed map[string]bool, prefix string) error {
+func (p *Package) unlisted(listed map[string]bool, prefix string, notes *notes) error {
 	for _, e := range p.entries {
 		if e.dir || listed[e.name] || strings.HasPrefix(e.name, prefix+"del/") && p.Manifest.Schema == 1 {
 			continue
@@ -193,7 +230,7 @@ func (p *Package) unlisted(listed map[string]bool, prefix string) error {
 		if p.Manifest.Schema >= 2 {
 			return reason.Errorf(reason.PayloadMismatch, "%s is in the zip and not in the manifest", e.name)
 		}
-		p.Notes = append(p.Notes, fmt.Sprintf("%s is in the zip and not in the manifest; it is ignored", e.name))
+		notes.add("%s is in the zip and not in the manifest; it is ignored", e.name)
 	}
 	return nil
 }
@@ -276,7 +313,17 @@ func (p *Package) readAll(e *entry) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	return io.ReadAll(r)
+	data := make([]byte, 0, e.size+1) // with room to see the end
+	for {
+		n, err := r.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if errors.Is(err, io.EOF) {
+			return data, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 }
 
 // open unpacks an entry.

@@ -32,7 +32,18 @@ func Bombs() []Package {
 		{"a zstd stream with a window of a gigabyte", Plain(Part{Data: "abc", Method: Zstd, Packed: []byte("\x28\xb5\x2f\xfd\x00\xa0\x19\x00\x00abc")}), reason.Incomplete},
 		{"an extra field of 64 KiB that is none", Plain(Part{Extra: make([]byte, full16-1)[:full16-1-3]}), reason.NotAZip},
 		{"a manifest of gigabytes", Zip{Parts: []Part{{Name: "manifest.json", Data: PlainDoc, Method: Deflate, Extra: zip64Extra(8 << 30), Central: wide(24)}}}, reason.LimitExceeded},
+		{"an entry in more folders than there may be files", Plain(Part{Name: "mod/" + strings.Repeat("d/", MaxFiles) + "a"}), reason.LimitExceeded},
+		{"a place in more folders than there may be files", Doc(`{"region": "r", "build": 1, "delfiles": [{"name": "a", "path": "` + strings.Repeat("/d", MaxFiles+1) + `"}]}`), reason.LimitExceeded},
+		{"more items than there may be files", Doc(`{"region": "r", "build": 1, "delfiles": [` + manyItems(MaxFiles+1) + `]}`), reason.LimitExceeded},
 		{"a manifest of nothing but brackets", Zip{Parts: []Part{{Name: "manifest.json", Data: strings.Repeat("[", 3000)}}}, reason.ManifestInvalid},
 		{"a manifest with a hundred keys that are one", Doc(`{"region": "r", "build": 1` + strings.Repeat(`, "x": 1`, 100) + `}`), reason.ManifestInvalid},
 	}
+}
+
+func manyItems(n int) string {
+	items := make([]string, n)
+	for i := range items {
+		items[i] = fmt.Sprintf(`{"name": "%d", "path": ""}`, i)
+	}
+	return strings.Join(items, ", ")
 }

@@ -210,7 +210,7 @@ command = ["service"]
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.agent.Process.Signal(os.Interrupt); _ = h.agent.Wait() })
-	if !eventually(t.Context(), func() bool { return strings.Contains(h.log.String(), "process is up") }) {
+	if !eventually(t.Context(), func() bool { _, err := os.Stat(h.path("site/app/service.log")); return err == nil }) {
 		t.Fatalf("the process did not start:\n%s", h.log.String())
 	}
 	return h

@@ -19,7 +19,8 @@ import (
 	"time"
 )
 
-// clock is a process that says over a datagram socket when it was told.
+// clock is a process that says over a datagram socket when it was told, and first of
+// all that it listens.
 func clock() {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
@@ -27,14 +28,18 @@ func clock() {
 	if err != nil {
 		os.Exit(1)
 	}
+	say := func(ns int64) {
+		if _, err := conn.Write(binary.LittleEndian.AppendUint64(nil, uint64(ns))); err != nil {
+			os.Exit(1)
+		}
+	}
+	say(0)
 	for s := range signals {
 		now := time.Now().UnixNano()
 		if s == syscall.SIGTERM {
 			os.Exit(0)
 		}
-		if _, err := conn.Write(binary.LittleEndian.AppendUint64(nil, uint64(now))); err != nil {
-			os.Exit(1)
-		}
+		say(now)
 	}
 }
 
@@ -82,6 +87,10 @@ func newBench(tb testing.TB) *bench {
 	tb.Cleanup(func() { _ = b.agent.Process.Signal(syscall.SIGTERM); _ = b.agent.Wait() })
 	if !eventually(tb.Context(), func() bool { return strings.Contains(b.log(), "process is up") }) {
 		tb.Fatalf("the agent did not start:\n%s", b.log())
+	}
+	_ = b.told.SetReadDeadline(time.Now().Add(patience))
+	if _, err := b.told.Read(make([]byte, 8)); err != nil {
+		tb.Fatalf("the process does not listen: %v\n%s", err, b.log())
 	}
 	return b
 }

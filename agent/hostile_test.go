@@ -210,7 +210,10 @@ command = ["service"]
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.agent.Process.Signal(os.Interrupt); _ = h.agent.Wait() })
-	if !eventually(t.Context(), func() bool { _, err := os.Stat(h.path("site/app/service.log")); return err == nil }) {
+	if !eventually(t.Context(), func() bool {
+		said, err := os.ReadFile(h.path("site/app/service.log"))
+		return err == nil && string(said) == "start 1\n"
+	}) {
 		t.Fatalf("the process did not start:\n%s", h.log.String())
 	}
 	return h

@@ -17,8 +17,11 @@ func check(ctx context.Context, file string, io Program) error {
 	sound := true
 	for _, f := range cfg.CheckMachine(ctx) {
 		mark := "ok  "
-		if !f.OK {
+		switch {
+		case !f.OK:
 			mark, sound = "BAD ", false
+		case f.Doubt:
+			mark = "WARN"
 		}
 		fmt.Fprintf(io.Out, "%s %-20s %s\n", mark, f.Subject, f.Message)
 		if f.Hint != "" {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
+	"time"
 
 	"patchagent/watcher"
 )
@@ -77,6 +79,34 @@ func (a *agent) noteBeyond(n int) {
 	} else if n >= 2*a.crowds[why] {
 		a.crowds[why] = n
 		a.log.Warn("more patches in the folder than are looked at; the others come later", "patches", n)
+	}
+}
+
+// noteKeys logs when a key can no longer be used, and when it can again. They are
+// looked at as often as the folder is without an event.
+func (a *agent) noteKeys(now time.Time) {
+	if now.Sub(a.keysSeen) < time.Duration(a.cfg.Patch.Poll) {
+		return
+	}
+	a.keysSeen = now
+	_, err := a.cfg.ReadKeys()
+	if noDescriptor(err) {
+		return
+	}
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
+	}
+	if trouble == a.unusable {
+		return
+	}
+	a.unusable = trouble
+	for line := range strings.SplitSeq(trouble, "\n") {
+		if line == "" {
+			a.log.Info("the keys of verify.keys can be used again")
+			return
+		}
+		a.log.Error("a key cannot be used, and nothing that is signed with it is let in", "error", line)
 	}
 }
 

@@ -69,7 +69,7 @@ func verifySignature(ctx context.Context, r io.ReaderAt, size int64, minisig []b
 		return signature.Proof{}, nil
 	}
 	keys, unread := cfg.ReadKeys()
-	if errors.Is(unread, syscall.EMFILE) || errors.Is(unread, syscall.ENFILE) {
+	if noDescriptor(unread) {
 		return signature.Proof{}, fmt.Errorf("cannot read the keys: %w", unread) // for now
 	}
 	proof, err := keys.Check(ctx, r, size, minisig)
@@ -77,6 +77,11 @@ func verifySignature(ctx context.Context, r io.ReaderAt, size int64, minisig []b
 		err = reason.Errorf(code, "%w; %s", err, unread)
 	}
 	return proof, err
+}
+
+// noDescriptor says whether too many files are open, here or on the whole machine.
+func noDescriptor(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
 }
 
 // trusted says whether a package that waited would be let in by the keys of now:

@@ -55,12 +55,15 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 func (r *reader) take(ctx context.Context, next *config.Config) {
 	a := r.a
 	next.KeepFixed(a.cfg)
+	if len(a.cfg.Verify.Keys) > 0 && len(next.Verify.Keys) == 0 {
+		a.log.Warn("signatures are not asked for any more: whoever can write to the patch folder can change the tree", "folder", next.Patch.Dir)
+	}
 	if err := r.sink.open(next.Log); err != nil {
 		a.log.Error("the log stays where it is", "error", err)
 		next.Log.File = a.cfg.Log.File
 	}
 	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))
-	a.cfg = next
+	a.cfg, a.keysSeen = next, time.Time{}
 	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
 	a.pruning = true
 	a.folder.Configure(folderOptions(next, a.log.Named("watcher")))

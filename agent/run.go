@@ -29,18 +29,20 @@ type agent struct {
 	receipts  *record.Receipts
 	clock     *record.Clock
 
-	queue   []*patch          // verified, waiting for their turn
-	unread  []*unread         // claimed, to be tried again
-	endings []*ending         // decided, not yet wholly put away
-	waiting map[string]string // file name → why it waits, as it was last logged
-	crowds  map[string]int    // why many wait → how many that were when it was last logged
-	pace    pace              // of the scans
-	trial   *trial            // the patch on probation
-	arrived time.Time         // the newest in the queue
-	held    bool              // HOLD is in the folder
-	failed  bool              // a rollback failed: nothing more is applied
-	fatal   error             // the agent cannot go on, and leaves the rest to the next one
-	trouble string            // with the folder, as it was last logged
+	queue    []*patch          // verified, waiting for their turn
+	unread   []*unread         // claimed, to be tried again
+	endings  []*ending         // decided, not yet wholly put away
+	waiting  map[string]string // file name → why it waits, as it was last logged
+	crowds   map[string]int    // why many wait → how many that were when it was last logged
+	pace     pace              // of the scans
+	trial    *trial            // the patch on probation
+	arrived  time.Time         // the newest in the queue
+	held     bool              // HOLD is in the folder
+	failed   bool              // a rollback failed: nothing more is applied
+	fatal    error             // the agent cannot go on, and leaves the rest to the next one
+	trouble  string            // with the folder, as it was last logged
+	unusable string            // why keys cannot be used, as it was last logged
+	keysSeen time.Time         // when that was last looked at
 
 	pruning  bool   // patch/rejected may hold more than it should
 	unpruned string // why it could not be pruned, as it was last logged
@@ -113,6 +115,7 @@ func (a *agent) step(ctx context.Context) time.Duration {
 	if a.clock.Due(clockEvery) {
 		a.saveClock()
 	}
+	a.noteKeys(time.Now())
 	again := a.collect(ctx)
 	p, wait := a.next(time.Now())
 	if p == nil || ctx.Err() != nil {

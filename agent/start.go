@@ -83,8 +83,8 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	}
 	a.process = process{Supervisor: supervisor.New(processOptions(a.cfg), a.log.Named("process"))}
 	run("process", a.process.Run)
-	if owner := a.cfg.Stranger(); owner != "" {
-		a.log.Warn("agent.toml belongs to somebody else, who can run commands as this user by it", "file", a.cfg.Path, "owner", owner)
+	if err := a.cfg.Doubt(); err != nil {
+		a.log.Warn("others can have this agent run their commands", "error", err)
 	}
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
 	defer a.leave()
@@ -261,9 +261,12 @@ func applierOptions(cfg *config.Config, log hclog.Logger) applier.Options {
 	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: guarded(cfg), Keep: cfg.State.Keep, Log: log}
 }
 
-// guarded are the agent's own files, which no patch may touch.
+// guarded are the agent's own files, which no patch may touch: its program, too.
 func guarded(cfg *config.Config) []string {
 	all := append([]string{cfg.State.Dir, cfg.Patch.Dir, cfg.Path}, cfg.Verify.Keys...)
+	if program, err := os.Executable(); err == nil {
+		all = append(all, program)
+	}
 	for _, path := range all {
 		if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
 			all = append(all, real)

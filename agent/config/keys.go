@@ -29,7 +29,25 @@ func (c *Config) ReadKeys() (signature.Keys, error) {
 	return keys, errors.Join(bad...)
 }
 
-func (c *Config) checkKeys() error { _, err := c.ReadKeys(); return err }
+// checkKeys refuses keys that cannot be trusted. One of those that are known may be
+// missing: removing its file is a way to withdraw it.
+func (c *Config) checkKeys(known []string) error {
+	var bad []error
+	for _, file := range c.Verify.Keys {
+		_, err := readKey(file)
+		if _, missing := errors.AsType[missingKey](err); !missing || !slices.Contains(known, file) {
+			bad = append(bad, err)
+		}
+	}
+	return errors.Join(bad...)
+}
+
+// missingKey is the file of a key that is not there.
+type missingKey string
+
+func (m missingKey) Error() string {
+	return fmt.Sprintf("verify.keys: %s is not there; put the public key there, or take it out of the list", string(m))
+}
 
 func readKey(file string) (signature.Key, error) {
 	real, err := ownWay("a key of verify.keys", file)
@@ -40,7 +58,7 @@ func readKey(file string) (signature.Key, error) {
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("verify.keys: %s is not there; put the public key there, or take it out of the list", file)
+		err = missingKey(file)
 	} else if _, is := errors.AsType[*hinted](err); !is {
 		err = fmt.Errorf("cannot read a key of verify.keys: %w", err)
 	}
@@ -62,6 +80,9 @@ func ownWay(what, path string) (string, error) {
 		info, err := os.Lstat(here)
 		if err != nil {
 			return "", err
+		}
+		if len(left) == 0 && info.Mode().Type() != fs.ModeSymlink && !info.Mode().IsRegular() {
+			return "", &fs.PathError{Op: "use", Path: here, Err: errNotFile}
 		}
 		if err := ours(what, here, info); err != nil {
 			return "", err
@@ -96,10 +117,19 @@ func segments(path string) []string {
 // ours refuses one object of a way.
 func ours(what, path string, info fs.FileInfo) error {
 	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
-		return hint("chown -h "+myName()+" "+path, "%s belongs to %s, and this is %s: %s could be replaced", path, owner, myName(), what)
+		return hint("run this as "+owner+", or have "+what+" where only "+writers()+" can write, such as in /etc/patchagent",
+			"%s belongs to %s, and this is %s: %s could be another one by now", path, owner, myName(), what)
 	}
 	if info.Mode().Type() == fs.ModeSymlink || info.IsDir() && info.Mode()&fs.ModeSticky != 0 || !othersWritable(info) {
 		return nil
 	}
-	return hint("chmod go-w "+path, "others can write to %s: %s could be replaced", path, what)
+	return hint("chmod go-w "+path, "others can write to %s: %s could be another one by now, so look at it first", path, what)
+}
+
+// writers are those who may have written what this user trusts.
+func writers() string {
+	if me := myName(); me != "root" {
+		return "root and " + me
+	}
+	return "root"
 }

@@ -40,19 +40,22 @@ func TestWayToAKey(t *testing.T) {
 		{"others can write where a link leads through", false, func(dir string) {
 			must(os.MkdirAll(dir+"/loose/in", 0o755), os.Rename(dir+"/deep/keys", dir+"/loose/in/keys"), os.Symlink("../loose/in/keys", dir+"/deep/keys"))
 			chmod(t, dir+"/loose", 0o777)
-		}, "loose: a key of verify.keys could be replaced; mend it with: chmod go-w "},
-		{"another user owns a folder above it", true, func(dir string) { must(os.Chown(dir+"/deep", nobody, nobody)) }, "mend it with: chown -h "},
+		}, "loose: a key of verify.keys could be another one by now, so look at it first; mend it with: chmod go-w "},
+		{"another user owns a folder above it", true, func(dir string) { must(os.Chown(dir+"/deep", nobody, nobody)) }, "mend it with: run this as "},
 		{"another user's link in a folder like /tmp", true, func(dir string) {
 			chmod(t, dir+"/deep", 0o777|os.ModeSticky)
 			must(os.Rename(dir+"/deep/keys", dir+"/keys"), os.Symlink("../keys", dir+"/deep/keys"), os.Lchown(dir+"/deep/keys", nobody, nobody))
-		}, "mend it with: chown -h "},
+		}, "mend it with: run this as "},
 		{"another user's file in a folder like /tmp", true, func(dir string) {
 			chmod(t, dir+"/deep/keys", 0o777|os.ModeSticky)
 			must(os.Chown(dir+"/deep/keys/a.pub", nobody, nobody))
-		}, "mend it with: chown -h "},
+		}, "mend it with: run this as "},
 		{"links in a circle", false, func(dir string) {
 			must(os.Remove(dir+"/deep/keys/a.pub"), os.Symlink("b", dir+"/deep/keys/a.pub"), os.Symlink("a.pub", dir+"/deep/keys/b"))
 		}, "leads through more than 40 links"},
+		{"a device that everybody can write to", false, func(dir string) {
+			must(os.Remove(dir+"/deep/keys/a.pub"), os.Symlink("/dev/null", dir+"/deep/keys/a.pub"))
+		}, "it is not a regular file"},
 		{"a pipe", false, func(dir string) {
 			must(os.Remove(dir+"/deep/keys/a.pub"), syscall.Mkfifo(dir+"/deep/keys/a.pub", 0o644))
 		}, "it is not a regular file"},
@@ -86,6 +89,28 @@ func TestWayToAKey(t *testing.T) {
 	}
 }
 
+// A key that is withdrawn by removing its file does not keep later changes from being
+// taken; one that is added has to be there.
+func TestRereadWithoutAKey(t *testing.T) {
+	c, err := loadText(t, base+"[verify]\nkeys = [\"gone.pub\"]\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chmod(t, filepath.Dir(c.Path), 0o755)
+	r := NewReloader(c)
+	for _, step := range []struct {
+		keys, says string
+	}{
+		{`"gone.pub", "new.pub"`, "new.pub is not there"}, {`"gone.pub"`, ""}, {``, ""}, {`"gone.pub"`, "gone.pub is not there"},
+	} {
+		write(t, c.Path, base+"[verify]\nkeys = ["+step.keys+"]\n")
+		next, err := r.Reread()
+		if (next != nil) != (step.says == "") || err != nil && !strings.Contains(err.Error(), step.says) {
+			t.Errorf("%s: %v, %v", step.keys, next, err)
+		}
+	}
+}
+
 // What a running agent takes for agent.toml is root's, its own user's, or of whoever it
 // was at the start.
 func TestRereadFromWhom(t *testing.T) {
@@ -107,8 +132,9 @@ func TestRereadFromWhom(t *testing.T) {
 		if c, err = Load(c.Path); err != nil {
 			t.Fatal(err)
 		}
-		if (c.Stranger() != "") != (first != 0) {
-			t.Errorf("of user %d: the stranger is %q", first, c.Stranger())
+		chmod(t, filepath.Dir(c.Path), 0o755)
+		if err := c.Doubt(); (err != nil) != (first != 0) {
+			t.Errorf("of user %d: %v", first, err)
 		}
 		r := NewReloader(c)
 		step := func(when string, wantNew bool, says string) {

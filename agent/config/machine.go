@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +17,10 @@ import (
 // A Finding is one thing that was looked at on this machine.
 type Finding struct {
 	OK      bool
+	Doubt   bool   // it works, and should be looked at
 	Subject string // a key
 	Message string
-	Hint    string // what to do, where it is not OK
+	Hint    string // what to do, where it is not OK or in doubt
 }
 
 // CheckMachine looks whether the configuration can work on this machine. It
@@ -56,13 +58,13 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 		}
 		check("target.user", t.User, err)
 	}
-	check("patch.dir", c.Patch.Dir, errors.Join(canMake(c.Patch.Dir), checkPatchDir(c.Patch.Dir)))
-	check("state.dir", c.State.Dir, errors.Join(canMake(c.State.Dir), checkPrivate("state.dir", c.State.Dir)))
-	whose := c.Path
-	if owner := c.Stranger(); owner != "" {
-		whose = fmt.Sprintf("%s; it belongs to %s, who can run commands as %s by it", c.Path, owner, myName())
+	check("patch.dir", c.Patch.Dir, cmp.Or(checkPatchDir(c.Patch.Dir), canMake(c.Patch.Dir)))
+	check("state.dir", c.State.Dir, cmp.Or(checkPrivate("state.dir", c.State.Dir), canMake(c.State.Dir)))
+	check("agent.toml", c.Path, checkOwnFile(c.Path))
+	if err := c.Doubt(); err != nil && all[len(all)-1].OK {
+		check("agent.toml", "", err)
+		all[len(all)-1].OK, all[len(all)-1].Doubt = true, true
 	}
-	check("agent.toml", whose, checkOwnFile(c.Path))
 	for _, file := range c.Verify.Keys {
 		key, err := readKey(file)
 		check("verify.keys", fmt.Sprintf("%s, the key %s", file, key.ID()), err)
@@ -87,7 +89,7 @@ func (c *Config) CheckFolders() error {
 		checkPatchDir(c.Patch.Dir),
 		checkPrivate("state.dir", c.State.Dir),
 		checkOwnFile(c.Path),
-		c.checkKeys(),
+		c.checkKeys(c.Verify.Keys),
 		sameFilesystem(c.State.Dir, c.Target.Root),
 		c.distinct(),
 	} {
@@ -200,7 +202,7 @@ func checkPatchDir(path string) error {
 		return err
 	case info.Mode().Type() == fs.ModeSymlink:
 		target, _ := os.Readlink(path)
-		return hint("patch.dir = "+fmt.Sprintf("%q", target), "patch.dir %s is a link, which somebody could point elsewhere", path)
+		return hint("in [patch]: dir = "+fmt.Sprintf("%q", target), "patch.dir %s is a link, which somebody could point elsewhere", path)
 	case !info.IsDir():
 		return fmt.Errorf("patch.dir %s is not a folder", path)
 	case worldWritable(info):
@@ -223,7 +225,8 @@ func checkPrivate(key, path string) error {
 		return hint("chmod go-w "+path, "others can write to %s %s", key, path)
 	}
 	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
-		return hint("chown "+myName()+" "+path, "%s %s belongs to %s, and this is %s", key, path, owner, myName())
+		return hint("run this as "+owner+"; or, if the agent is to be "+myName()+" from now on: chown -R "+myName()+" "+path,
+			"%s %s belongs to %s, and this is %s", key, path, owner, myName())
 	}
 	return nil
 }
@@ -244,10 +247,14 @@ func notForAll(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// Stranger is who agent.toml belongs to, if that is neither this user nor root; "" if
-// not. Whoever it is can run commands as this user.
-func (c *Config) Stranger() string { return stranger(c.file) }
+// Doubt says who else than this user and root could put another agent.toml in the
+// place of this one, and so run commands as this user; nil if nobody could.
+func (c *Config) Doubt() error {
+	_, err := ownWay("agent.toml", c.Path)
+	return err
+}
 
+// stranger is who a file belongs to, if that is neither this user nor root; "" if not.
 func stranger(info fs.FileInfo) string {
 	if info == nil || ownedByRoot(info) {
 		return ""

@@ -93,6 +93,7 @@ const absentTime = 2 * time.Second
 type Reloader struct {
 	path   string
 	first  fs.FileInfo       // the file that the agent was started with
+	keys   []string          // of the last good one
 	seen   [sha256.Size]byte // of the content that was last answered for
 	barred bool              // and it was not taken for whose the file is
 	absent time.Time         // since when there has been no content
@@ -101,7 +102,9 @@ type Reloader struct {
 
 // NewReloader returns a Reloader for the file that c was loaded from; a change
 // since then is found at the first Reread.
-func NewReloader(c *Config) *Reloader { return &Reloader{path: c.Path, first: c.file, seen: c.sum} }
+func NewReloader(c *Config) *Reloader {
+	return &Reloader{path: c.Path, first: c.file, keys: c.Verify.Keys, seen: c.sum}
+}
 
 // Reread returns the new configuration if the file's content has changed since
 // the last call, and nil if not. An error is returned once for the content that
@@ -135,12 +138,12 @@ func (r *Reloader) Reread() (*Config, error) {
 	}
 	c, err := parse(r.path, data)
 	if err == nil {
-		err = c.checkKeys()
+		err = c.checkKeys(r.keys)
 	}
 	if err != nil {
 		return nil, err
 	}
-	c.file = info
+	c.file, r.keys = info, c.Verify.Keys
 	return c, nil
 }
 
@@ -148,7 +151,7 @@ func (r *Reloader) Reread() (*Config, error) {
 // agent was started with: whoever can write to the folder can do that.
 func (r *Reloader) fromWhom(info fs.FileInfo) error {
 	if owner := stranger(info); owner != "" && !sameOwner(info, r.first) {
-		return hint("chown "+myName()+" "+r.path, "%s belongs to %s now, and this is %s", r.path, owner, myName())
+		return hint("if it is right, chown "+myName()+" "+r.path, "%s belongs to %s now, and this is %s: somebody else has written it, so look at what is in it", r.path, owner, myName())
 	}
 	return notForAll(r.path, info)
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,16 +30,21 @@ func keygenCommand(io Program) *cobra.Command {
 					return &exitError{exitUsage, fmt.Errorf("cannot make keys: %s is there already; choose another name, or move it away", path)}
 				}
 			}
+			if filepath.Clean(public) == filepath.Clean(secret) {
+				return &exitError{exitUsage, errors.New("cannot make keys: -p and -s name the same file; each key has one of its own")}
+			}
+			debug.SetTraceback("none") // no part of a key is to be seen, whatever happens
 			passphrase := ""
 			if !open {
 				var err error
 				if passphrase, err = newPassphrase(cmd.Context(), io); err != nil {
 					return &exitError{exitFailed, err}
 				}
+				io.derives()
 			}
-			key, err := signature.Generate(public, secret, passphrase)
+			key, err := signature.Generate(cmd.Context(), public, secret, passphrase)
 			if err != nil {
-				return &exitError{exitFailed, err}
+				return &exitError{exitFailed, unlessInterrupted(cmd.Context(), err)}
 			}
 			fmt.Fprintln(io.Out, key.ID())
 			fmt.Fprintf(io.Err, "The key is %s. %s goes to the machines, into verify.keys of agent.toml; %s stays with whoever signs packages.\n", key.ID(), public, secret)
@@ -61,6 +67,7 @@ func signCommand(io Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sign ZIP -s SEC", Short: "Sign a package: writes ZIP.minisig, which minisign -V accepts too", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			debug.SetTraceback("none") // as for keygen
 			key, err := readSecret(cmd.Context(), io, secret)
 			if err != nil {
 				return err
@@ -76,7 +83,7 @@ func signCommand(io Program) *cobra.Command {
 				err = writeBeside(zip+".minisig", sig)
 			}
 			if err != nil {
-				return &exitError{exitFailed, fmt.Errorf("cannot sign %s: %w", zip, err)}
+				return &exitError{exitFailed, unlessInterrupted(cmd.Context(), fmt.Errorf("cannot sign %s: %w", zip, err))}
 			}
 			fmt.Fprintf(io.Err, "%s.minisig is written, signed with the key %s. Drop it into the patch folder with the zip.\n", zip, key.ID())
 			return nil
@@ -85,6 +92,20 @@ func signCommand(io Program) *cobra.Command {
 	cmd.Flags().StringVarP(&secret, "secret", "s", "", "the secret key `SEC`, of minisign -G or patchagent keygen")
 	_ = cmd.MarkFlagRequired("secret")
 	return cmd
+}
+
+var errInterrupted = errors.New("interrupted; nothing was written")
+
+func unlessInterrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
+}
+
+// derives says why nothing happens for a while.
+func (p Program) derives() {
+	fmt.Fprintln(p.Err, "Deriving a key from the passphrase, which takes some seconds ...")
 }
 
 // writeBeside replaces a file in one step, so that nobody finds half of it.
@@ -109,17 +130,18 @@ func readSecret(ctx context.Context, io Program, file string) (key signature.Sec
 	if err != nil {
 		return key, &exitError{exitUsage, fmt.Errorf("cannot read the secret key: %w", err)}
 	}
-	if info, err := os.Stat(file); err == nil && readableByOthers(info) {
-		fmt.Fprintf(io.Err, "Others on this machine can read %s; mend it with: chmod 600 %s\n", file, file)
-	}
 	passphrase := ""
 	if signature.NeedsPassphrase(data) {
-		if passphrase, err = askPassphrase(ctx, io, bufio.NewReader(io.In), "Passphrase of "+file+": "); err != nil {
+		if passphrase, err = passphraseOf(ctx, io, file); err != nil {
 			return key, &exitError{exitFailed, err}
 		}
+		io.derives()
 	}
-	if key, err = signature.ParseSecret(data, passphrase); err != nil {
-		return key, &exitError{exitFailed, fmt.Errorf("cannot use %s: %w", file, err)}
+	if key, err = signature.ParseSecret(ctx, data, passphrase); err != nil {
+		return key, &exitError{exitFailed, unlessInterrupted(ctx, fmt.Errorf("cannot use %s: %w", file, err))}
+	}
+	if info, err := os.Stat(file); err == nil && readableByOthers(info) {
+		fmt.Fprintf(io.Err, "Others on this machine can read %s; mend it with: chmod 600 %s\n", file, file)
 	}
 	return key, nil
 }
@@ -129,64 +151,91 @@ func readableByOthers(info fs.FileInfo) bool {
 	return info.Mode().Perm()&0o044 != 0 && os.PathSeparator == '/'
 }
 
+// passphraseOf asks for the one of a secret key.
+func passphraseOf(ctx context.Context, p Program, file string) (string, error) {
+	a, err := newAsker(p)
+	if err != nil {
+		return "", err
+	}
+	defer a.close()
+	return a.ask(ctx, "Passphrase of "+file+": ")
+}
+
 // newPassphrase asks twice.
-func newPassphrase(ctx context.Context, io Program) (string, error) {
-	in := bufio.NewReader(io.In)
-	first, err := askPassphrase(ctx, io, in, "New passphrase: ")
+func newPassphrase(ctx context.Context, p Program) (string, error) {
+	a, err := newAsker(p)
+	if err != nil {
+		return "", err
+	}
+	defer a.close()
+	first, err := a.ask(ctx, "New passphrase: ")
 	if err != nil {
 		return "", err
 	}
 	if first == "" {
 		return "", errors.New("an empty passphrase protects nothing; give one, or say --no-passphrase")
 	}
-	second, err := askPassphrase(ctx, io, in, "Once more: ")
+	second, err := a.ask(ctx, "Once more: ")
 	if err == nil && first != second {
 		err = errors.New("the two passphrases are not the same; nothing was written")
 	}
 	return first, err
 }
 
-// askPassphrase reads a line without showing it, until ctx is done. Where In is no
-// terminal it is the next line of it, as with minisign.
-func askPassphrase(ctx context.Context, p Program, in *bufio.Reader, prompt string) (string, error) {
-	read := func() (string, error) {
-		line, err := in.ReadString('\n')
-		if errors.Is(err, io.EOF) && line != "" {
-			err = nil
+// An asker reads passphrases: from a terminal, without showing them, or where In is
+// none line by line, as minisign does.
+type asker struct {
+	read  func(prompt string) (string, error)
+	atEnd error // what it means that there is nothing more
+	close func()
+}
+
+func newAsker(p Program) (*asker, error) {
+	f, ok := p.In.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		lines := bufio.NewReader(p.In)
+		read := func(string) (string, error) {
+			line, err := lines.ReadString('\n')
+			if errors.Is(err, io.EOF) && line != "" {
+				err = nil
+			}
+			return strings.TrimRight(line, "\r\n"), err
 		}
-		return strings.TrimRight(line, "\r\n"), err
+		return &asker{read, errors.New("there is no passphrase on standard input: keygen takes it from two lines of it, sign from one"), func() {}}, nil
 	}
-	if f, ok := p.In.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		before, err := term.GetState(int(f.Fd()))
-		if err != nil {
-			return "", fmt.Errorf("cannot read a passphrase: %w", err)
-		}
-		defer func() { // an interrupt must not leave a terminal that shows nothing
-			_ = term.Restore(int(f.Fd()), before)
-			fmt.Fprintln(p.Err)
-		}()
-		fmt.Fprint(p.Err, prompt)
-		read = func() (string, error) {
-			line, err := term.ReadPassword(int(f.Fd()))
-			return string(line), err
-		}
+	before, err := term.MakeRaw(int(f.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read a passphrase: %w", err)
 	}
+	console := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{f, p.Err}, "")
+	// Ctrl-C and Ctrl-D are keys like others now, and both end the input.
+	return &asker{console.ReadPassword, errInterrupted, func() { _ = term.Restore(int(f.Fd()), before) }}, nil
+}
+
+// ask reads a line, until ctx is done.
+func (a *asker) ask(ctx context.Context, prompt string) (string, error) {
 	type answer struct {
 		line string
 		err  error
 	}
 	answered := make(chan answer, 1)
 	go func() { // it ends with the program, which nothing else keeps
-		line, err := read()
+		line, err := a.read(prompt)
 		answered <- answer{line, err}
 	}()
 	select {
-	case a := <-answered:
-		if a.err != nil {
-			return "", fmt.Errorf("cannot read a passphrase: %w", a.err)
+	case got := <-answered:
+		switch {
+		case errors.Is(got.err, io.EOF):
+			return "", a.atEnd
+		case got.err != nil:
+			return "", fmt.Errorf("cannot read a passphrase: %w", got.err)
 		}
-		return a.line, nil
+		return got.line, nil
 	case <-ctx.Done():
-		return "", errors.New("interrupted; nothing was written")
+		return "", errInterrupted
 	}
 }

@@ -75,7 +75,7 @@ func TestWayToAKey(t *testing.T) {
 			dir := filepath.Dir(cfg.Path)
 			chmod(t, dir, 0o755)
 			must(os.MkdirAll(dir+"/deep/keys", 0o755))
-			made, err := signature.Generate(dir+"/deep/keys/a.pub", dir+"/a.sec", "")
+			made, err := signature.Generate(t.Context(), dir+"/deep/keys/a.pub", dir+"/a.sec", "")
 			must(err)
 			c.prepare(dir)
 			keys, err := cfg.ReadKeys()

@@ -290,7 +290,7 @@ func TestFolders(t *testing.T) {
 			if err := os.Mkdir(filepath.Join(dir, "keys"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := signature.Generate(filepath.Join(dir, "keys/a.pub"), filepath.Join(dir, "keys/a.sec"), ""); err != nil {
+			if _, err := signature.Generate(t.Context(), filepath.Join(dir, "keys/a.pub"), filepath.Join(dir, "keys/a.sec"), ""); err != nil {
 				t.Fatal(err)
 			}
 			for d, mode := range map[string]os.FileMode{"patch": 0o755, ".patchagent": 0o700} {

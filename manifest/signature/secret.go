@@ -28,25 +28,28 @@ var ErrPassphrase = errors.New("the passphrase is not right, or the file is dama
 func NeedsPassphrase(data []byte) bool { return minisign.IsEncrypted(data) }
 
 // ParseSecret takes the secret key out of the content of a file as minisign or
-// Generate writes it. The passphrase is not looked at if it is not encrypted.
-func ParseSecret(data []byte, passphrase string) (s Secret, err error) {
+// Generate writes it. The passphrase is not looked at if it is not encrypted; if it
+// is, that takes seconds and a gigabyte of memory, and ctx cuts the waiting short.
+func ParseSecret(ctx context.Context, data []byte, passphrase string) (s Secret, err error) {
 	if !NeedsPassphrase(data) {
 		if err := s.key.UnmarshalText(data); err != nil {
 			return s, errors.New("it is not a secret key as minisign or `patchagent keygen` writes it")
 		}
 		return s, nil
 	}
-	if s.key, err = minisign.DecryptKey(passphrase, data); err != nil {
-		return s, ErrPassphrase
+	s.key, err = slowly(ctx, func() (minisign.PrivateKey, error) { return minisign.DecryptKey(passphrase, data) })
+	if err != nil && ctx.Err() == nil {
+		err = ErrPassphrase
 	}
-	return s, nil
+	return s, err
 }
 
 // Generate makes a pair of keys and writes each into a file of its own, durably:
 // the public one for everybody to read (0644), the secret one for the owner alone
 // (0600), encrypted unless the passphrase is empty. It overwrites nothing; after an
-// error neither file is there that was not before.
-func Generate(public, secret, passphrase string) (Key, error) {
+// error, or when ctx is done before it writes, neither file is there that was not
+// before.
+func Generate(ctx context.Context, public, secret, passphrase string) (Key, error) {
 	pub, sec, err := minisign.GenerateKey(rand.Reader)
 	if err != nil {
 		return Key{}, fmt.Errorf("cannot make a key: %w", err)
@@ -55,7 +58,10 @@ func Generate(public, secret, passphrase string) (Key, error) {
 	if passphrase == "" {
 		hidden, err = sec.MarshalText()
 	} else {
-		hidden, err = minisign.EncryptKey(passphrase, sec)
+		hidden, err = slowly(ctx, func() ([]byte, error) { return minisign.EncryptKey(passphrase, sec) })
+	}
+	if ctx.Err() != nil {
+		return Key{}, context.Cause(ctx)
 	}
 	if err != nil {
 		return Key{}, fmt.Errorf("cannot encrypt the secret key: %w", err)
@@ -71,6 +77,27 @@ func Generate(public, secret, passphrase string) (Key, error) {
 		return Key{}, errors.Join(err, os.Remove(secret))
 	}
 	return Key{File: public, key: pub}, nil
+}
+
+// slowly waits for a key to be derived, or for ctx. What goes on then ends with the
+// program, and changes nothing.
+func slowly[T any](ctx context.Context, derive func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := derive()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
 }
 
 // writeNew writes a file that must not be there yet.

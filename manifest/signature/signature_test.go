@@ -18,7 +18,7 @@ import (
 func pair(t testing.TB) (Key, Secret) {
 	t.Helper()
 	dir := t.TempDir()
-	key, err := Generate(filepath.Join(dir, "key.pub"), filepath.Join(dir, "key.sec"), "")
+	key, err := Generate(t.Context(), filepath.Join(dir, "key.pub"), filepath.Join(dir, "key.sec"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func pair(t testing.TB) (Key, Secret) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := ParseSecret(data, "")
+	secret, err := ParseSecret(t.Context(), data, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func TestGenerateOverwritesNothing(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, taken), []byte("precious"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Generate(filepath.Join(dir, "key.pub"), filepath.Join(dir, "key.sec"), ""); err == nil {
+		if _, err := Generate(t.Context(), filepath.Join(dir, "key.pub"), filepath.Join(dir, "key.sec"), ""); err == nil {
 			t.Errorf("%s was taken", taken)
 		}
 		left, err := os.ReadDir(dir)

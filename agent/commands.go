@@ -50,16 +50,17 @@ func Run(ctx context.Context, args []string, io Program) int {
 	if err == nil {
 		return exitDone
 	}
-	status := exitUsage // cobra's own errors are about the command line
+	status, usage := exitUsage, true // cobra's own errors are about the command line
 	if e, ok := errors.AsType[*exitError](err); ok {
-		status, err = e.status, e.err
+		status, err, usage = e.status, e.err, false
 	}
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
+			err = errors.New("interrupted")
+		}
 		fmt.Fprintf(io.Err, "patchagent: %v\n", err)
-		if status == exitUsage {
-			if _, isConfig := errors.AsType[*config.Error](err); !isConfig {
-				fmt.Fprintln(io.Err, "Run `patchagent --help` for usage.")
-			}
+		if usage {
+			fmt.Fprintln(io.Err, "Run `patchagent --help` for usage.")
 		}
 	}
 	return status
@@ -106,7 +107,7 @@ command it runs the agent.
 		keygenCommand(io),
 		signCommand(io),
 	} {
-		cmd.Long = cmd.Short + ".\n" + exitHelp
+		cmd.Long = strings.TrimSuffix(cmd.Short, "?") + map[bool]string{true: "?", false: "."}[strings.HasSuffix(cmd.Short, "?")] + "\n" + exitHelp
 		root.AddCommand(cmd)
 	}
 	return root

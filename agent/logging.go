@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/DeRuina/timberjack"
 	"github.com/hashicorp/go-hclog"
@@ -52,10 +53,11 @@ func (l lineLogger) ResetNamed(name string) hclog.Logger {
 	return lineLogger{l.Logger.ResetNamed(name)}
 }
 
-// flat has values with more than one line quoted.
+// flat has values with more than one line quoted, and those that are no text: hclog
+// writes their bytes as they are.
 func flat(args []any) []any {
 	for i, value := range args {
-		if text := fmt.Sprint(value); strings.Contains(text, "\n") {
+		if text := fmt.Sprint(value); strings.Contains(text, "\n") || !utf8.ValidString(text) {
 			args = slices.Clone(args)
 			args[i] = hclog.Quote(text)
 		}

@@ -30,6 +30,11 @@ func TestOneLineAnEntry(t *testing.T) {
 			}
 		}
 		out.Reset()
+		log.Info("m", "value", "\x9b2J.zip") // a control sequence to a terminal of 8 bits
+		if strings.Contains(out.String(), "\x9b") {
+			t.Errorf("%s: %q", format, out.String())
+		}
+		out.Reset()
 		log.Error("m", "value", forged)
 		log.Warn("m", "value", forged)
 		log.Debug("m", "value", forged)

@@ -127,7 +127,7 @@ func (a *agent) noteFound(found watcher.Found) {
 		crowds["hold"] = append(crowds["hold"], watcher.Waiting{Name: name, Why: "the file HOLD is in the patch folder"})
 	}
 	maps.DeleteFunc(a.waiting, func(name, _ string) bool { return !waits[name] })
-	for _, why := range []string{"hold", watcher.NotWhole, watcher.NoRoom, watcher.NoSpace} {
+	for _, why := range []string{"hold", watcher.NotWhole, watcher.NoProof, watcher.NoRoom, watcher.NoSpace} {
 		a.noteCrowd(why, crowds[why])
 	}
 	a.noteBeyond(found.Beyond)

@@ -17,6 +17,7 @@ type reader struct {
 	sink     *logSink
 	folder   *watcher.Watcher
 	reloader *config.Reloader
+	bad      bool // what was read last is not used
 }
 
 // reread looks at agent.toml and takes over what has changed in it. After a
@@ -31,6 +32,7 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 	}
 	next, err := r.reloader.Reread()
 	if err != nil {
+		r.bad = true
 		for problem := range strings.SplitSeq(err.Error(), "\n") {
 			a.log.Error("agent.toml is not used as it is now; the old configuration stays", "error", problem)
 		}
@@ -40,9 +42,10 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 		return
 	}
 	live, restart := config.Changed(a.cfg, next)
-	if len(live)+len(restart) == 0 && hangup {
-		a.log.Info("agent.toml has not changed")
+	if len(live)+len(restart) == 0 && (hangup || r.bad) {
+		a.log.Info("agent.toml is good, and as it was: it has not changed")
 	}
+	r.bad = false
 	if len(live) > 0 {
 		a.log.Info("agent.toml has changed", "keys", strings.Join(live, " "))
 	}

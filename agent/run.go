@@ -211,7 +211,7 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 	}
 	if a.cfg.Patch.Mode == config.ModeManual {
 		p.noticed = "manual"
-		a.noteWaiting(p.claim.Name, "manual", "patch.mode is manual")
+		a.noteWaiting(p.claim.Name, "manual", "patch.mode is manual; set it to auto to let it go")
 		return
 	}
 	noteAll(a.log.Info, "about the tree", p.claim.Name, plan.Notes)

@@ -37,7 +37,7 @@ type Misfit struct {
 }
 
 func (m *Misfit) Error() string {
-	return fmt.Sprintf("cannot go back: %d files are no longer as the patches left them: %s; "+
+	return fmt.Sprintf("cannot go back: of files that are no longer as the patches left them there are %d: %s; "+
 		"with --force they are replaced all the same, and kept aside", len(m.Places), strings.Join(m.Places, "; "))
 }
 
@@ -97,7 +97,7 @@ func (a *Applier) over(installed int64, to *int64) ([]Build, error) {
 		return nil, err
 	}
 	if len(builds) == 0 {
-		return nil, fmt.Errorf("%w: no patch has been applied that could be rolled back, or state.keep is 0", ErrNoBuild)
+		return nil, fmt.Errorf("%w: none is; state.keep (now %d) says how many are, and a rollback uses up those that it goes back over", ErrNoBuild, a.opts.Keep)
 	}
 	var kept []string
 	for _, b := range builds {

@@ -151,7 +151,7 @@ func (p *Package) read(most int) error {
 	doc, nested := byName["manifest.json"], byName["patch/manifest.json"]
 	switch {
 	case doc == nil && nested == nil:
-		return reason.Errorf(reason.ManifestMissing, "there is no manifest.json at the root of the zip or in its folder patch/")
+		return reason.Errorf(reason.ManifestMissing, "there is no manifest.json at the root of the zip or in its folder patch/%s", elsewhere(p.entries))
 	case doc != nil && nested != nil:
 		return reason.Errorf(reason.ManifestInvalid, "there are two manifests, manifest.json and patch/manifest.json")
 	case nested != nil:
@@ -175,6 +175,16 @@ func (p *Package) read(most int) error {
 		listed[p.items[i].Payload] = true
 	}
 	return p.unlisted(listed, prefix, &notes)
+}
+
+// elsewhere says where a manifest is that is not where it must be.
+func elsewhere(entries []*entry) string {
+	for _, e := range entries {
+		if strings.HasSuffix(e.name, "/manifest.json") && !e.dir {
+			return "; there is " + e.name
+		}
+	}
+	return ""
 }
 
 // notes keeps the first of many.

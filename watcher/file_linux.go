@@ -2,17 +2,34 @@ package watcher
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 var errNotRegular = errors.New("it is not a regular file")
 
-// openFolder opens a folder, and not one that a link leads to.
+// openFolder opens the patch folder, and not one that a link leads to or that everybody
+// can write to.
 func openFolder(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOTDIR) {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: errors.New("it is a link, or no folder")}
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := dir.Stat()
+	if err == nil && info.Mode().Perm()&0o002 != 0 {
+		err = fmt.Errorf("everybody on this machine can write to %s; mend it with: chmod o-w %s", path, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return dir, nil
 }
 
 // openDrop opens a file of the folder: no link, nothing that could block.
@@ -74,6 +91,16 @@ func renameNew(fromDir *os.File, from string, toDir *os.File, to string) error {
 		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	return nil
+}
+
+// occupied is what a file takes of the disk, in bytes: a sparse one takes less than it
+// is long.
+func occupied(info fs.FileInfo) int64 {
+	const block = 512 // stat(2), st_blocks
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return min(info.Size(), st.Blocks*block)
+	}
+	return info.Size()
 }
 
 func syncFile(f *os.File) error { return f.Sync() }

@@ -327,13 +327,29 @@ func TestPrune(t *testing.T) {
 	s.rejectedAt("e.zip", 850, 0)
 	s.rejectedAt("c.zip", 100, time.Minute)
 	s.prunes(2)
-	if diff := cmp.Diff(files("c.zip", "e.zip"), s.rejectedNames()); diff != "" {
-		t.Errorf("by size (-want +got):\n%s", diff)
+	reasons := func(names ...string) (all []string) {
+		for _, name := range names {
+			all = append(all, name+reasonEnding)
+		}
+		return all
 	}
+	if diff := cmp.Diff(slices.Concat(reasons("a.zip"), files("c.zip", "e.zip")), s.rejectedNames()); diff != "" {
+		t.Errorf("by size, and the reason stays (-want +got):\n%s", diff)
+	}
+	s.prunes(0)
 	s.rejectedAt("f.zip", 5000, -time.Minute)
-	s.prunes(2)
-	if diff := cmp.Diff(files("f.zip"), s.rejectedNames()); diff != "" {
+	s.prunes(3)
+	if diff := cmp.Diff(slices.Concat(reasons("c.zip", "e.zip"), files("f.zip")), s.rejectedNames()); diff != "" {
 		t.Errorf("the newest stays (-want +got):\n%s", diff)
+	}
+	// A large one that is not the newest costs only itself; holes cost nothing.
+	s.rejectedAt("g.zip", 500, -2*time.Minute)
+	s.prunes(2)
+	s.rejectedAt("h.zip", 0, -3*time.Minute)
+	s.must(os.Truncate(s.path("rejected/h.zip"), 1<<40))
+	s.prunes(1)
+	if diff := cmp.Diff(slices.Concat(reasons("f.zip"), files("g.zip", "h.zip")), s.rejectedNames()); diff != "" {
+		t.Errorf("what is there (-want +got):\n%s", diff)
 	}
 }
 

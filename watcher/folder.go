@@ -2,6 +2,7 @@ package watcher
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,6 +122,7 @@ type Waiting struct{ Name, Reason, Why string }
 // Why drops wait.
 const (
 	NotWhole = "not whole"
+	NoProof  = "not vouched for" // its checksum or signature is not there, or not finished
 	NoRoom   = "no room"
 	NoSpace  = "no space"
 )
@@ -273,16 +275,13 @@ func (s *scan) carryOut(ctx context.Context, d *drop, v verdict) {
 		s.postpone(d.name)
 		return
 	}
+	s.wait(d.name, cmp.Or(v.waitsFor, NotWhole), v.why)
 	since := h.changed
 	switch v.waitsFor {
-	case NoRoom: // whoever releases a claim scans again
-		s.wait(d.name, NoRoom, v.why)
-		return
+	case NoRoom:
+		return // whoever releases a claim scans again
 	case NoSpace:
 		since = h.short
-		s.wait(d.name, NoSpace, v.why)
-	default:
-		s.wait(d.name, NotWhole, v.why)
 	}
 	again := since.Add(f.opts.Patience).Sub(d.now)
 	if d.soon {

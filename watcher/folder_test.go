@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -356,6 +357,37 @@ func TestScanEnds(t *testing.T) {
 		t.Errorf("found %+v, error %v, left %v", found, err, s.left())
 	}
 	s.takes("the next run", schema2("x"))
+}
+
+// TestWhatItWaitsFor: what is missing is said as it changes, so that somebody who waits
+// for the end of a copy is not told of that when the checksum is what is missing.
+func TestWhatItWaitsFor(t *testing.T) {
+	s := newStage(t, func(o *Options) { o.NeedChecksum = true })
+	content := schema1("x")
+	writer := s.open("a.zip", os.O_WRONLY|os.O_CREATE)
+	s.write(writer, content[:50], 0)
+	s.waitsFor(s.scan(), "a.zip", NotWhole)
+	s.write(writer, content[50:], 50)
+	s.must(writer.Close())
+	s.waitsFor(s.scan(), "a.zip", NoProof)
+	s.must(os.WriteFile(s.path("a.zip.sha256"), []byte("hello\n"), 0o644))
+	s.waitsFor(s.scan(), "a.zip", NoProof)
+}
+
+// TestOpenToAll: a folder that everybody can write to is not looked into, until that is
+// mended.
+func TestOpenToAll(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("modes mean something else here")
+	}
+	s := newStage(t)
+	s.put("a.zip", schema2("x"))
+	s.must(os.Chmod(s.dir, 0o777))
+	if found, err := s.Scan(t.Context()); err == nil || !strings.Contains(err.Error(), "chmod o-w "+s.dir) || len(found.Claims) > 0 {
+		t.Errorf("%+v, %v", found, err)
+	}
+	s.must(os.Chmod(s.dir, 0o775))
+	s.takes("mended", schema2("x"))
 }
 
 // TestNoFolder: the folder is missing, or is not one.

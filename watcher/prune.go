@@ -27,49 +27,62 @@ type Pruned struct {
 type refused struct {
 	name   string // of the zip, which an operator may have taken away
 	placed time.Time
-	size   int64 // with its sidecars
+	size   int64 // with its sidecars, as they are on the disk
 }
 
-// Prune removes the oldest drops from rejected/ that are more than KeepRejected, or
-// larger together than KeepRejectedSize; the newest stays in any case. What the
-// agent has not put there stays, and is not counted. The reasons go last, when the
-// rest is gone from the disk: so what a crash leaves is still known for the agent's
-// own, and goes the next time.
+// Prune removes the oldest drops from rejected/ that are more than KeepRejected. Of
+// those that are larger together than KeepRejectedSize it removes the zips, oldest
+// first, and leaves the reasons; the newest stays in any case. What the agent has not
+// put there stays, and is not counted. The reasons go last, when the rest is gone from
+// the disk: so what a crash leaves is still known for the agent's own, and goes the
+// next time.
 func (f *Folder) Prune() (Pruned, error) {
-	var done Pruned
+	done, err := f.prune()
+	if err != nil {
+		err = fmt.Errorf("cannot remove old rejected patches: %w", err)
+	}
+	return done, err
+}
+
+func (f *Folder) prune() (done Pruned, err error) {
 	root, err := openRoot(filepath.Join(f.opts.Dir, rejectedName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return done, nil
 	}
 	if err != nil {
-		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
+		return done, err
 	}
 	defer root.Close()
 	dir, err := root.Open(".")
 	if err != nil {
-		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
+		return done, err
 	}
 	defer dir.Close()
 	all, err := f.refused(root, dir)
 	if err != nil {
-		return done, fmt.Errorf("cannot look for old rejected patches: %w", err)
+		return done, err
 	}
-	old := f.beyond(all)
-	if len(old) == 0 {
-		return done, nil
-	}
+	old, heavy := f.beyond(all)
 	var gone []string
 	var failed error
-	for _, r := range old {
-		if err := r.remove(root); err != nil {
+	for i, r := range slices.Concat(old, heavy) {
+		removed, err := r.remove(root)
+		if err != nil {
 			failed = err // its reason stays, so that it is tried again
 			continue
 		}
-		gone = append(gone, r.name+reasonEnding)
+		if i < len(old) {
+			gone = append(gone, r.name+reasonEnding)
+		} else if removed {
+			done.Drops++
+		}
 		done.Bytes += r.size
 	}
+	if len(old) == 0 && done.Drops == 0 {
+		return done, failed
+	}
 	if err := journal.Synced(syncFile(dir)); err != nil {
-		return Pruned{}, fmt.Errorf("cannot remove old rejected patches: %w", err)
+		return Pruned{}, err
 	}
 	for _, name := range gone {
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -78,14 +91,11 @@ func (f *Folder) Prune() (Pruned, error) {
 		}
 		done.Drops++
 	}
-	if failed != nil {
-		failed = fmt.Errorf("cannot remove an old rejected patch: %w", failed)
-	}
 	return done, failed
 }
 
-// remove removes all of it but its reason.
-func (r refused) remove(root *os.Root) error {
+// remove removes all of it but its reason, and says whether there was anything.
+func (r refused) remove(root *os.Root) (removed bool, err error) {
 	names := []string{r.name}
 	for ending := range new(Sidecars).own() {
 		names = append(names, r.name+ending)
@@ -95,27 +105,30 @@ func (r refused) remove(root *os.Root) error {
 			continue // taken away, or not the agent's
 		}
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+			return removed, err
 		}
+		removed = true
 	}
-	return nil
+	return removed, nil
 }
 
-// beyond are those that are too many or too large, given the newest first.
-func (f *Folder) beyond(all []refused) []refused {
-	slices.SortFunc(all, func(x, y refused) int {
+// beyond are those that are too many, and of the others those that are too large.
+func (f *Folder) beyond(all []refused) (old, heavy []refused) {
+	slices.SortFunc(all, func(x, y refused) int { // the newest first
 		return cmp.Or(y.placed.Compare(x.placed), strings.Compare(y.name, x.name))
 	})
+	if n := f.opts.KeepRejected; n > 0 && len(all) > n {
+		all, old = all[:n], all[n:]
+	}
 	var size int64
 	for i, r := range all {
-		size += r.size
-		many := f.opts.KeepRejected > 0 && i >= f.opts.KeepRejected
-		large := f.opts.KeepRejectedSize > 0 && size > f.opts.KeepRejectedSize
-		if i > 0 && (many || large) {
-			return all[i:]
+		if i > 0 && f.opts.KeepRejectedSize > 0 && size+r.size > f.opts.KeepRejectedSize {
+			heavy = append(heavy, r)
+		} else {
+			size += r.size
 		}
 	}
-	return nil
+	return old, heavy
 }
 
 // refused lists what the agent has put into rejected/.
@@ -170,11 +183,11 @@ func refusedIn(root *os.Root, dir *os.File, name string) (refused, bool) {
 	case err != nil || !zip.Mode().IsRegular():
 		return refused{}, false
 	default:
-		r.size = zip.Size()
+		r.size = occupied(zip)
 	}
 	for ending := range new(Sidecars).own() {
 		if info, err := root.Lstat(name + ending); err == nil && info.Mode().IsRegular() {
-			r.size += info.Size()
+			r.size += occupied(info)
 		}
 	}
 	return r, true

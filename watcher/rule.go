@@ -60,7 +60,7 @@ type verdict struct {
 	take     bool
 	code     reason.Code // "" unless it is given up
 	why      string
-	waitsFor string // if it is whole: NoRoom or NoSpace
+	waitsFor string // if it is whole: NoProof, NoRoom or NoSpace
 }
 
 // decide is the rule. Content decides what is taken; stillness decides only when
@@ -77,6 +77,10 @@ func decide(s sight) verdict {
 		}
 		return verdict{code: code, why: why}
 	}
+	unproved := func(v verdict) verdict {
+		v.waitsFor = NoProof
+		return v
+	}
 	switch {
 	case s.sizeLimit > 0 && s.size > s.sizeLimit:
 		return giveUp(reason.LimitExceeded, "it is larger than verify.max_size")
@@ -89,11 +93,11 @@ func decide(s sight) verdict {
 	case s.writer == WriterUnknown && !(s.steady && s.checked) && !over:
 		return wait("it cannot be known yet whether it is all there")
 	case !over && (s.checksum == unfinished || s.needSig && s.signature == unfinished):
-		return wait("a file beside it is not finished")
+		return unproved(wait("a file beside it is not finished"))
 	case s.needSum && s.checksum == absent && s.shape != WholeWithDigests:
-		return giveUp(reason.ChecksumMissing, "its checksum is missing")
+		return unproved(giveUp(reason.ChecksumMissing, "its checksum is missing"))
 	case s.needSig && s.signature == absent:
-		return giveUp(reason.SignatureMissing, "its signature is missing")
+		return unproved(giveUp(reason.SignatureMissing, "its signature is missing"))
 	default:
 		return verdict{take: true}
 	}

@@ -24,6 +24,7 @@ package watcher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -127,7 +128,10 @@ type follower struct {
 // follow adds the watch if the folder is not the one that is watched: it was
 // deleted and made again, renamed, mounted over.
 func (f *follower) follow() {
-	now, err := os.Stat(f.dir)
+	now, err := os.Lstat(f.dir)
+	if err == nil && !now.IsDir() {
+		err = fmt.Errorf("%s is a link, or no folder", f.dir) // nothing is taken from what it leads to
+	}
 	if err != nil {
 		if !f.missing {
 			f.log.Warn("the patch folder is gone; waiting for it to come back", "folder", f.dir, "error", err)

@@ -291,8 +291,11 @@ func assign(target, value any) error {
 		*t = n
 	case *int:
 		n, ok := value.(int64)
-		if !ok || n < math.MinInt32 || n > math.MaxInt32 {
+		if !ok {
 			return mismatch(value, "a whole number")
+		}
+		if n < math.MinInt32 || n > math.MaxInt32 {
+			return fmt.Errorf("is %d; the largest number is %d", n, math.MaxInt32)
 		}
 		*t = int(n)
 	case *[]string:

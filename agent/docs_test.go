@@ -125,12 +125,11 @@ func TestTrustWalk(t *testing.T) {
 	u := newUser(t)
 	const base = "region = \"us-east-1\"\nbuild = 200\n[patch]\npatience = \"300ms\"\n[target]\ncommand = [\"bin/app\"]\n"
 	u.write("agent.toml", base)
-	out := u.shell(first)
-	id, _, _ := strings.Cut(out, "\n")
+	id := regexp.MustCompile(`(?m)^[0-9A-F]+$`).FindString(u.shell(first)) // it is alone on standard output
 	u.shell("mkdir stick; cp vendor-2026.pub stick")
 	u.shell(install)
 	u.write("agent.toml", base+section(t, text, "```toml\n"))
-	if out := u.shell("./patchagent check"); !strings.Contains(out, id) {
+	if out := u.shell("./patchagent check"); id == "" || !strings.Contains(out, id) {
 		t.Errorf("check does not print %s:\n%s", id, out)
 	}
 	u.start()

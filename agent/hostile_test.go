@@ -95,6 +95,8 @@ func TestLargestPackages(t *testing.T) {
 		code  reason.Code
 	}{
 		"folders.zip": {`{}`, func(i int) string { return fmt.Sprintf("%05d/%sx", i, strings.Repeat("a/", 98)) }, reason.LimitExceeded},
+		"glyphs.zip":  {`{}`, func(i int) string { return fmt.Sprintf("m/%s%d", strings.Repeat("\ufdfa", 65), i) }, reason.ManifestInvalid},
+		"keys.zip":    {`{"region": "r"` + strings.Repeat(`,"`+strings.Repeat("\ufdfa", 21_000)+`":1`, 500) + `}`, nil, reason.ManifestInvalid},
 		"names.zip":   {`{}`, func(i int) string { return fmt.Sprintf("new/%05d%s", i, strings.Repeat("ä", 90)) }, reason.ManifestInvalid},
 		"numbers.zip": {list("x", "0", 16_000_000), nil, reason.LimitExceeded},
 		"objects.zip": {list("x", "{}", 11_000_000), nil, reason.LimitExceeded},

@@ -34,6 +34,7 @@ const (
 	maxVersion      = 63 // 4.4.3.2: 6.3
 	extraZip64      = 0x0001
 	extraUnicode    = 0x7075 // 4.6.9
+	extraLibarchive = 0x6c78 // libarchive's "experimental" field, which outranks the directory
 	methodStore     = 0
 	methodDeflate   = 8
 	methodZstd      = 93
@@ -51,6 +52,10 @@ const (
 	descriptorLen   = 12 // without its signature, with 32-bit sizes
 	descriptorLen64 = 20
 )
+
+// unixOthers are the kinds of inode(7) that are neither file nor folder: pipe, character
+// device, block device, link, socket.
+var unixOthers = []uint32{0o010000, 0o020000, 0o060000, 0o120000, 0o140000}
 
 // entry is one file or folder of the container.
 type entry struct {
@@ -75,7 +80,8 @@ type end struct {
 	at      int64 // where the directory must end
 }
 
-// readContainer reads and checks the whole structure, but unpacks nothing.
+// readContainer reads and checks the whole structure, but unpacks nothing, and does
+// not compare names with each other (checkNames).
 // unfinished means that the error is one that a file has that is still being
 // written: parts of it are not there yet. Errors are *reason.Error.
 func readContainer(r io.ReaderAt, size int64, limits Limits) (entries []*entry, unfinished bool, err error) {
@@ -92,7 +98,7 @@ func readContainer(r io.ReaderAt, size int64, limits Limits) (entries []*entry, 
 	if err != nil {
 		return nil, unfinished, err
 	}
-	return entries, false, checkNames(entries, limits.MaxFiles)
+	return entries, false, nil
 }
 
 func bad(format string, args ...any) error { return reason.Errorf(reason.NotAZip, format, args...) }
@@ -277,7 +283,7 @@ func parseEntry(head, rest []byte) (*entry, error) {
 	if err := f.checkKind(le16(head[6:]), f.flags); err != nil {
 		return nil, err
 	}
-	if err := readExtra(extra, name, []*int64{&f.size, &f.packed, &f.header}, true); err != nil {
+	if err := readExtra(extra, name, []*int64{&f.size, &f.packed, &f.header}); err != nil {
 		return nil, err
 	}
 	if disk := le16(head[34:]); disk != 0 && disk != full16 {
@@ -308,16 +314,21 @@ func (f *entry) checkKind(version, flags uint16) error {
 
 // setMode takes over the file's mode, and refuses what is neither file nor folder.
 func (f *entry) setMode(madeOn byte, attributes uint32) error {
+	// Some readers take the upper half for a mode wherever the entry was made.
+	unix := attributes >> 16
+	kind := unix & unixTypeMask
+	if slices.Contains(unixOthers, kind) {
+		return reason.Errorf(reason.UnsafePath, "%s is neither a file nor a folder but a link, pipe or device", f.name)
+	}
 	if madeOn != madeOnUnix && madeOn != madeOnMac {
 		if attributes&dosFolder != 0 && !f.dir {
 			return bad("%s is a folder without a slash at its end", f.name)
 		}
 		return nil
 	}
-	unix := attributes >> 16
-	switch kind := unix & unixTypeMask; {
+	switch {
 	case kind != 0 && kind != unixRegular && kind != unixFolder:
-		return reason.Errorf(reason.UnsafePath, "%s is neither a file nor a folder but a link, pipe or device", f.name)
+		return bad("%s is of a kind that is not known (%#o)", f.name, kind)
 	case kind == unixFolder && !f.dir || kind == unixRegular && f.dir:
 		return bad("%s is a folder by its name or by its mode, but not by both", f.name)
 	}
@@ -333,7 +344,7 @@ func (f *entry) setMode(madeOn byte, attributes uint32) error {
 
 // readExtra walks an extra field and fills in the sizes that it holds (4.5.3):
 // those of wide, in order, that are full in the header.
-func readExtra(extra []byte, name string, wide []*int64, strict bool) error {
+func readExtra(extra []byte, name string, wide []*int64) error {
 	seen64 := false
 	for len(extra) > 0 {
 		if len(extra) < 4 || len(extra)-4 < int(le16(extra[2:])) {
@@ -356,13 +367,15 @@ func readExtra(extra []byte, name string, wide []*int64, strict bool) error {
 				}
 				*field, body = int64(le64(body)), body[8:]
 			}
+		case extraLibarchive:
+			return bad("%q has a field that some readers take its kind and size from", name)
 		case extraUnicode:
 			if len(body) < 5 || body[0] != 1 || string(body[5:]) != name || le32(body[1:]) != crc32.ChecksumIEEE([]byte(name)) {
 				return bad("%q has a Unicode Path field that names another file", name)
 			}
 		}
 	}
-	if strict && !seen64 {
+	if !seen64 {
 		for _, field := range wide {
 			if *field == full32 {
 				return bad("%q says that its size is in a zip64 field, and has none", name)
@@ -422,11 +435,11 @@ func (f *entry) readLocal(r io.ReaderAt, limit int64) (unfinished bool, err erro
 	}
 	name := string(rest[:nameLen])
 	crc, packed, size := le32(head[14:]), int64(le32(head[18:])), int64(le32(head[22:]))
-	if err := readExtra(rest[nameLen:], name, []*int64{&size, &packed}, false); err != nil {
+	if err := readExtra(rest[nameLen:], name, []*int64{&size, &packed}); err != nil {
 		return false, err
 	}
 	later := f.flags&flagDescriptor != 0
-	same := func(local, central int64) bool { return local == central || later && (local == 0 || local == full32) }
+	same := func(local, central int64) bool { return local == central || later && local == 0 }
 	switch {
 	case strings.TrimSuffix(name, "/") != f.name || strings.HasSuffix(name, "/") != f.dir:
 		return false, bad("%s has another name in its own header (%q)", f.name, name)

@@ -171,6 +171,9 @@ func (d *document) object(tokens *json.Decoder, where string, depth int) error {
 			return err
 		}
 		key, _ := token.(string)
+		if len(key) > maxKey {
+			return invalid("a key that begins with "+quoted(key), "has more than %d bytes", maxKey)
+		}
 		folded := foldName(key) // as whoever compares keys without regard to case might
 		if other, ok := keys[folded]; ok {
 			return invalid(quoted(key), "is there twice (as %s) in %s", quoted(other), where)
@@ -298,7 +301,7 @@ func (d *document) known(object map[string]any, known []string, where string) er
 		if d.m.Schema >= 2 {
 			return invalid(where+key, "is not a key of schema %d", d.m.Schema)
 		}
-		d.notes.add("the manifest's key %s%s is not known; it is ignored", where, key)
+		d.notes.add("the manifest's key %s%s is not known; it is ignored", where, quoted(key))
 	}
 	return nil
 }

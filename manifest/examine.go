@@ -32,7 +32,7 @@ func Examine(r io.ReaderAt, size int64, limits Limits) (Shape, error) {
 		return shape, err
 	}
 	p := &Package{r: r, entries: entries}
-	if _ = p.read(limits.MaxFiles); p.Manifest != nil && p.Manifest.Schema >= 2 {
+	if _ = p.read(limits); p.Manifest != nil && p.Manifest.Schema >= 2 {
 		return WholeWithDigests, nil // what else is wrong with it is for Open to say
 	}
 	return Whole, nil

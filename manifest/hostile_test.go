@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -28,8 +29,8 @@ func TestHostile(t *testing.T) {
 			}
 		})
 	}
-	if len(all) < 246 {
-		t.Errorf("%d packages, there were 246", len(all))
+	if len(all) < 263 {
+		t.Errorf("%d packages, there were 263", len(all))
 	}
 }
 
@@ -85,6 +86,29 @@ func TestLimits(t *testing.T) {
 		"x/y/a", "x/y/b", "x/z")
 	if _, _, err := openAll(fits.Bytes(), Limits{MaxFiles: 4}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Streams that ask for a large window each get one between them.
+func TestWindowsAreShared(t *testing.T) {
+	const entries, window = 300, 8 << 20
+	var m hostile.Zip
+	m.Parts = append(m.Parts, hostile.Part{Name: "manifest.json", Data: hostile.PlainDoc})
+	// RFC 8878: no content size, a window of 2^(10+13) bytes, one raw block of one byte, which is the last.
+	stream := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 13 << 3, 0x09, 0x00, 0x00, 'a'}
+	for i := range entries {
+		m.Parts = append(m.Parts, hostile.Part{Name: fmt.Sprintf("mod/%d", i), Data: "a", Method: methodZstd, Packed: stream})
+	}
+	m.Parts = append(m.Parts, hostile.Part{Name: "mod/a"})
+	data := m.Bytes()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, _, err := openAll(data, Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if used := after.TotalAlloc - before.TotalAlloc; used > entries*window/4 {
+		t.Errorf("%d streams have used %d MiB", entries, used>>20)
 	}
 }
 

@@ -178,12 +178,13 @@ func (c *folderCount) add(folder string) int {
 	return c.n
 }
 
-// foldName is the same for names that differ only in case or in Unicode
-// normalisation.
+// foldName is the same for names that differ only in case or in Unicode normalisation,
+// as file systems that know of either take them for one (Unicode, D145: canonical
+// caseless match). It is at most three times as long.
 func foldName(name string) string {
 	for i := range len(name) {
 		if name[i] >= 0x80 {
-			return norm.NFC.String(cases.Fold().String(norm.NFKC.String(name)))
+			return norm.NFC.String(cases.Fold().String(norm.NFD.String(name)))
 		}
 	}
 	return strings.ToLower(name)

@@ -5,9 +5,20 @@ import (
 	"path"
 	"strings"
 	"testing"
+	"unicode"
 
 	"patchagent/manifest/reason"
 )
+
+// A name is compared in no more than three times its bytes, whatever it is.
+func TestFoldIsBounded(t *testing.T) {
+	for r := range rune(unicode.MaxRune + 1) {
+		name := strings.Repeat(string(r), 3)
+		if folded := foldName(name); len(folded) > 3*len(name) {
+			t.Errorf("%+q becomes %+q", name, folded)
+		}
+	}
+}
 
 // What is found by looking at neighbours in order is what is found by looking at all.
 func TestNamesInOrder(t *testing.T) {

@@ -20,6 +20,7 @@ package manifest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -79,6 +80,7 @@ const (
 	valuesPerFile = 16
 	minValues     = 10_000
 	maxText       = 64 << 10 // bytes of one string: a description of many pages
+	maxKey        = 256      // bytes; keys are compared without regard to case
 	maxKeys       = 1000     // of one object, which are compared with each other; ours have up to eleven
 	maxNotes      = 1000     // of one package; those beyond are only counted
 )
@@ -119,6 +121,7 @@ type Package struct {
 	entries []*entry
 	items   []Item
 	inflate sync.Pool
+	unzstd  sync.Pool // a decoder keeps its window, which an entry may ask to be of maxWindow
 }
 
 // Open reads the container and the manifest of a package of that size, strictly.
@@ -133,12 +136,14 @@ func Open(r io.ReaderAt, size int64, limits Limits) (*Package, error) {
 		return nil, err
 	}
 	p := &Package{r: r, entries: entries}
-	return p, p.read(limits.MaxFiles)
+	if err := checkNames(entries, limits.MaxFiles); err != nil {
+		return p, err
+	}
+	return p, p.read(limits)
 }
 
-// read finds the manifest, parses it and finds each item's payload. most is how many
-// items there may be.
-func (p *Package) read(most int) error {
+// read finds the manifest, parses it and finds each item's payload.
+func (p *Package) read(limits Limits) error {
 	var notes notes
 	defer func() { p.Notes = notes.list() }()
 	byName := make(map[string]*entry, len(p.entries))
@@ -164,15 +169,20 @@ func (p *Package) read(most int) error {
 	if err != nil {
 		return err
 	}
-	if p.Manifest, p.items, err = parseDocument(data, most, &notes); err != nil {
+	if p.Manifest, p.items, err = parseDocument(data, limits.MaxFiles, &notes); err != nil {
 		return err
 	}
 	listed := map[string]bool{doc.name: true}
+	left := limits.MaxUnpacked
 	for i := range p.items {
-		if err := p.find(&p.items[i], prefix, byName, &notes); err != nil {
+		it := &p.items[i]
+		if err := p.find(it, prefix, byName, &notes); err != nil {
 			return err
 		}
-		listed[p.items[i].Payload] = true
+		if left -= it.Size; left < 0 {
+			return reason.Errorf(reason.LimitExceeded, "its items are larger together than verify.max_unpacked (%d bytes)", limits.MaxUnpacked)
+		}
+		listed[it.Payload] = true
 	}
 	return p.unlisted(listed, prefix, &notes)
 }
@@ -300,6 +310,9 @@ func (p *Package) verifyOne(ctx context.Context, e *entry, digest string, buf []
 	if ctx.Err() != nil {
 		return nil
 	}
+	if err := p.hidesAnEnd(e); err != nil {
+		return err
+	}
 	r, err := p.Payload(Item{entry: e, Payload: e.name, SHA256: digest})
 	if err != nil {
 		return err
@@ -314,6 +327,44 @@ func (p *Package) verifyOne(ctx context.Context, e *entry, digest string, buf []
 		case ctx.Err() != nil:
 			return nil
 		}
+	}
+}
+
+// hidesAnEnd refuses an entry that ends earlier for whoever reads the zip from its
+// beginning to its end: stored, without its size before it, and with a data descriptor
+// inside that fits what is before that (4.3.9).
+func (p *Package) hidesAnEnd(e *entry) error {
+	if e.method != methodStore || e.flags&flagDescriptor == 0 {
+		return nil
+	}
+	const signature = "PK\x07\x08"
+	r := bufio.NewReaderSize(io.NewSectionReader(p.r, e.data, e.packed), 64<<10)
+	crc, n := uint32(0), uint64(0)
+	skip := func(data []byte) {
+		crc, n = crc32.Update(crc, crc32.IEEETable, data), n+uint64(len(data))
+		_, _ = r.Discard(len(data))
+	}
+	for {
+		ahead, err := r.Peek(r.Size())
+		if len(ahead) < len(signature) {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return err
+		}
+		at := bytes.Index(ahead, []byte(signature))
+		if at < 0 {
+			skip(ahead[:len(ahead)-len(signature)+1])
+			continue
+		}
+		skip(ahead[:at])
+		d, _ := r.Peek(len(signature) + descriptorLen64)
+		short := len(d) >= len(signature)+descriptorLen && le32(d[4:]) == crc && uint64(le32(d[8:])) == n
+		long := len(d) >= len(signature)+descriptorLen64 && le32(d[4:]) == crc && le64(d[8:]) == n
+		if short || long {
+			return bad("%s ends twice: there is a data descriptor inside that fits what is before it", e.name)
+		}
+		skip(d[:len(signature)])
 	}
 }
 
@@ -352,11 +403,17 @@ func (p *Package) open(e *entry) (io.ReadCloser, error) {
 		}
 		s.r, s.close = f, func() { p.inflate.Put(f) }
 	case methodZstd:
-		z, err := zstd.NewReader(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
+		z, ok := p.unzstd.Get().(*zstd.Decoder)
+		if !ok {
+			var err error
+			if z, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow)); err != nil {
+				return nil, e.damaged(err)
+			}
+		}
+		if err := z.Reset(packed); err != nil {
 			return nil, e.damaged(err)
 		}
-		s.r, s.close = z, z.Close
+		s.r, s.close = z, func() { p.unzstd.Put(z) }
 	}
 	return s, nil
 }

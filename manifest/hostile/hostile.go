@@ -30,7 +30,7 @@ const (
 
 // All returns every package, in order of name.
 func All() []Package {
-	all := slices.Concat(Containers(), Sizes(), Contents(), Bombs(), Names(), Documents())
+	all := slices.Concat(Containers(), Readers(), Sizes(), Contents(), Bombs(), Names(), Documents())
 	slices.SortFunc(all, func(x, y Package) int { return strings.Compare(x.Name, y.Name) })
 	return all
 }

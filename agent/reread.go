@@ -70,7 +70,7 @@ func (r *reader) take(ctx context.Context, next *config.Config) {
 	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
 	a.pruning = true
 	a.folder.Configure(folderOptions(next, a.log.Named("watcher")))
-	a.applier.Configure(next.Target.Protect, guarded(next), next.State.Keep)
+	a.applier.Configure(next.Target.Protect, func() []string { return guarded(next) }, next.State.Keep)
 	a.process.Configure(processOptions(next))
 	installed := a.installed
 	if installed.Update(next.Build, next.Region, next.Product) {

@@ -258,19 +258,18 @@ func (a *agent) resume(ctx context.Context, claims []*watcher.Claim) error {
 }
 
 func applierOptions(cfg *config.Config, log hclog.Logger) applier.Options {
-	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: guarded(cfg), Keep: cfg.State.Keep, Log: log}
+	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: func() []string { return guarded(cfg) }, Keep: cfg.State.Keep, Log: log}
 }
 
-// guarded are the agent's own files, which no patch may touch: its program, too.
+// guarded are the agent's own files, its program too, by all their names as they are
+// now: no patch may touch them, nor a link that leads to them.
 func guarded(cfg *config.Config) []string {
-	all := append([]string{cfg.State.Dir, cfg.Patch.Dir, cfg.Path}, cfg.Verify.Keys...)
-	if program, err := os.Executable(); err == nil {
-		all = append(all, program)
+	var all []string
+	for _, path := range append([]string{cfg.State.Dir, cfg.Patch.Dir, cfg.Path}, cfg.Verify.Keys...) {
+		all = append(all, config.Names(path)...)
 	}
-	for _, path := range all {
-		if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
-			all = append(all, real)
-		}
+	if program, err := os.Executable(); err == nil {
+		all = append(all, config.Names(program)...)
 	}
 	return all
 }

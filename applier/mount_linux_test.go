@@ -99,7 +99,7 @@ func TestPlanRefusesMounts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, tree)
-			w.a.Configure(nil, []string{w.root + "/own/state", w.root + "/own/agent.toml"}, 3)
+			w.a.Configure(nil, guards(w.root+"/own/state", w.root+"/own/agent.toml"), 3)
 			other := t.TempDir()
 			must(t, os.WriteFile(other+"/file", []byte("other"), 0o644))
 			c.mount(t, w, other)
@@ -213,7 +213,7 @@ func TestOwnFilesSpelledOtherwise(t *testing.T) {
 	must(t, os.Mkdir(root, 0o755))
 	setFlags(t, root, casefold)
 	w := newWorldIn(t, dir, map[string]string{"own/state/claims/1": "1", "agent.toml": "", "other": ""})
-	w.a.Configure(nil, []string{root + "/own/state", root + "/agent.toml"}, 3)
+	w.a.Configure(nil, guards(root+"/own/state", root+"/agent.toml"), 3)
 	must(t, os.Symlink("OWN/State/claims", root+"/link"))
 	for _, it := range []item{add("own/STATE/x", "x"), add("Own/State/claims/2", "x"), mod("Agent.toml", "x"), del("AGENT.TOML"), add("link/2", "x")} {
 		_, err := w.a.Plan(t.Context(), pack(t, true, it))

@@ -71,6 +71,7 @@ type planner struct {
 	plan    *Plan
 	folders map[string]folder // by the name in the manifest
 	taken   map[string]string // real place → the name that took it
+	more    int               // notes that were not kept
 }
 
 // folder is what the tree has for a folder's name.
@@ -80,7 +81,14 @@ type folder struct {
 	fixed  string // as of marks
 }
 
+// maxNotes is how many notes a plan has; those beyond are only counted.
+const maxNotes = 1000
+
 func (p *planner) note(format string, args ...any) {
+	if len(p.plan.Notes) == maxNotes {
+		p.more++
+		return
+	}
 	p.plan.Notes = append(p.plan.Notes, fmt.Sprintf(format, args...))
 }
 
@@ -283,6 +291,9 @@ func phase(c Change) int {
 // order sorts the steps by phase and keeps those of one folder together; then it
 // numbers the stage.
 func (p *planner) order() {
+	if p.more > 0 {
+		p.plan.Notes = append(p.plan.Notes, fmt.Sprintf("and %d more like these", p.more))
+	}
 	slices.SortStableFunc(p.plan.Changes, func(x, y Change) int {
 		c := cmp.Compare(phase(x), phase(y))
 		switch phase(x) {

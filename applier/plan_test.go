@@ -42,7 +42,7 @@ func TestPlanRefuses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, oldTree)
 			if c.code == reason.ProtectedPath {
-				w.a.Configure([]string{"lib/**", "keys"}, []string{filepath.Join(w.a.realRoot, "own/state")}, 0)
+				w.a.Configure([]string{"lib/**", "keys"}, guards(filepath.Join(w.a.realRoot, "own/state")), 0)
 			}
 			if c.prepare != nil {
 				c.prepare(w)

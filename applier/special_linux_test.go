@@ -251,7 +251,7 @@ func TestOwnFilesByOtherNames(t *testing.T) {
 	must(t, os.Symlink("own/patches", w.root+"/alias"))
 	linked := filepath.Join(dir, "by-link.pem")
 	must(t, os.Symlink(w.root+"/lib/b", linked))
-	w.a.Configure(nil, []string{config, w.root + "/key.pem", w.root + "/own/patches", linked}, 3)
+	w.a.Configure(nil, guards(config, w.root+"/key.pem", w.root+"/own/patches", linked), 3)
 	before := w.tree()
 	for _, items := range [][]item{
 		{mod("lib/twin", "x")}, {add("lib/twin", "x")}, {del("lib/twin")}, {del("lib/twin"), add("lib/twin", "x")},
@@ -272,7 +272,7 @@ func TestBackOverOwnFiles(t *testing.T) {
 	twin := filepath.Join(t.TempDir(), "twin")
 	must(t, os.Link(w.root+"/lib/key", twin))
 	for _, guard := range []string{w.root + "/lib/key", w.root + "/lib", twin, w.root + "/left.txt"} {
-		w.a.Configure(nil, []string{guard}, 3)
+		w.a.Configure(nil, guards(guard), 3)
 		_, err := w.a.PlanBack(t.Context(), 1, nil, true)
 		if code, _ := reason.Of(err); code != reason.ProtectedPath {
 			t.Errorf("%s: %v", guard, err)

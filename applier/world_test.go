@@ -238,3 +238,6 @@ func must(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// guards are files of the agent's own.
+func guards(paths ...string) func() []string { return func() []string { return paths } }

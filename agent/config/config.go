@@ -13,7 +13,6 @@ package config
 import (
 	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -49,8 +48,7 @@ type Config struct {
 	Log     Log
 	Target  Target
 
-	sum  [sha256.Size]byte // of the file's content
-	file fs.FileInfo       // the file itself; nil if it is not known
+	sum [sha256.Size]byte // of the file's content
 }
 
 // Patch is the drop folder.

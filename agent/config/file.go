@@ -31,24 +31,14 @@ func OpenFile(path string) (*os.File, error) {
 // ReadFile reads a regular file that an operator has named, and refuses one that is
 // larger than most bytes.
 func ReadFile(path string, most int64) ([]byte, error) {
-	data, _, err := readFile(path, most)
-	return data, err
-}
-
-// readFile also says which file it was.
-func readFile(path string, most int64) ([]byte, fs.FileInfo, error) {
 	f, err := OpenFile(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(data)) > most {
 		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it is larger than %d bytes", most)}
 	}
-	return data, info, err
+	return data, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,53 +112,82 @@ func TestRereadWithoutAKey(t *testing.T) {
 	}
 }
 
-// What a running agent takes for agent.toml is root's, its own user's, or of whoever it
-// was at the start.
+// What a running agent takes for agent.toml nobody but root and its own user can have
+// put there.
 func TestRereadFromWhom(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can give a file away")
 	}
-	for first, others := range map[int]int{0: nobody, nobody: nobody - 1} {
-		c, err := loadText(t, base)
-		if err != nil {
+	c, err := loadText(t, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(c.Path)
+	chmod(t, dir, 0o755)
+	if err := c.Doubt(); err != nil {
+		t.Error(err)
+	}
+	r := NewReloader(c)
+	step := func(when string, wantNew bool, says string) {
+		t.Helper()
+		next, err := r.Reread()
+		if (next != nil) != wantNew || (err != nil) != (says != "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, %v", when, next, err)
+		}
+		if says != "" && c.Doubt() == nil {
+			t.Errorf("%s: it is not doubted", when)
+		}
+	}
+	give := func(path string, uid int) {
+		t.Helper()
+		if err := os.Lchown(path, uid, uid); err != nil {
 			t.Fatal(err)
 		}
-		give := func(uid int) {
-			t.Helper()
-			if err := os.Chown(c.Path, uid, uid); err != nil {
-				t.Fatal(err)
-			}
-		}
-		give(first)
-		if c, err = Load(c.Path); err != nil {
-			t.Fatal(err)
-		}
-		chmod(t, filepath.Dir(c.Path), 0o755)
-		if err := c.Doubt(); (err != nil) != (first != 0) {
-			t.Errorf("of user %d: %v", first, err)
-		}
-		r := NewReloader(c)
-		step := func(when string, wantNew bool, says string) {
-			t.Helper()
-			next, err := r.Reread()
-			if (next != nil) != wantNew || (err != nil) != (says != "") || err != nil && !strings.Contains(err.Error(), says) {
-				t.Errorf("%s: %v, %v", when, next, err)
-			}
-		}
-		write(t, c.Path, base+"dir = \"x\"\n")
-		step("changed", true, "")
-		give(others)
-		step("another user's, as it was", false, "chown root "+c.Path)
-		step("another user's still", false, "")
-		write(t, c.Path, base+"dir = \"y\"\n")
-		step("another user's, changed", false, "chown root "+c.Path)
-		give(first)
-		step("given back", true, "")
-		chmod(t, c.Path, 0o646)
-		step("for everybody to write", false, "chmod o-w "+c.Path)
-		chmod(t, c.Path, 0o644)
-		step("as it should be", true, "")
-		give(0)
-		step("root's", false, "")
+	}
+	write(t, c.Path, base+"dir = \"x\"\n")
+	step("changed", true, "")
+	give(c.Path, nobody)
+	step("another user's, as it was", false, "")
+	write(t, c.Path, base+"dir = \"y\"\n")
+	step("another user's, changed", false, "is not taken while the agent runs: "+c.Path+" belongs to nobody")
+	step("another user's still", false, "")
+	give(c.Path, 0)
+	step("given back", true, "")
+	give(dir, nobody)
+	write(t, c.Path, base+"dir = \"z\"\n")
+	step("in another user's folder", false, "is not taken while the agent runs: "+dir+" belongs to nobody")
+	give(dir, 0)
+	step("in ours", true, "")
+	// A file of root's with the words of somebody else, such as the output of the process.
+	write(t, filepath.Join(dir, "output"), base+"dir = \"w\"\n")
+	if err := errors.Join(os.Remove(c.Path), os.Symlink("output", c.Path)); err != nil {
+		t.Fatal(err)
+	}
+	give(c.Path, nobody)
+	step("another user's link", false, "belongs to nobody")
+	chmod(t, filepath.Join(dir, "output"), 0o646)
+	give(c.Path, 0)
+	step("our link to a file for everybody to write", false, "")
+	chmod(t, filepath.Join(dir, "output"), 0o644)
+	step("as it should be", true, "")
+}
+
+// All names by which a file is what it is.
+func TestNames(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err == nil {
+		err = errors.Join(os.MkdirAll(dir+"/etc", 0o755), os.MkdirAll(dir+"/app/conf", 0o755), os.MkdirAll(dir+"/app/v1", 0o755), os.WriteFile(dir+"/app/v1/real.toml", nil, 0o644),
+			os.Symlink("../app/current/agent.toml", dir+"/etc/agent.toml"), os.Symlink("conf", dir+"/app/current"), os.Symlink("../v1/real.toml", dir+"/app/conf/agent.toml"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{dir + "/app/conf/agent.toml", dir + "/app/current", dir + "/app/v1/real.toml", dir + "/etc/agent.toml"}
+	if got := Names(dir + "/etc/agent.toml"); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	want = []string{dir + "/app/conf/none/x", dir + "/app/current", dir + "/app/current/none/x"}
+	if got := Names(dir + "/app/current/none/x"); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

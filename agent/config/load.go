@@ -59,16 +59,11 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, info, err := readFile(path, maxFile)
+	data, err := ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
 	}
-	c, err := parse(path, data)
-	if err != nil {
-		return nil, err
-	}
-	c.file = info
-	return c, nil
+	return parse(path, data)
 }
 
 func parse(path string, data []byte) (*Config, error) {

@@ -234,33 +234,18 @@ func checkPrivate(key, path string) error {
 // checkOwnFile refuses an agent.toml that everybody can write to: it says what is run.
 func checkOwnFile(path string) error {
 	info, err := os.Stat(path)
-	if err != nil {
-		return nil // it was read already
+	if err == nil && worldWritable(info) {
+		err = hint("chmod o-w "+path, "everybody on this machine can write to %s", path)
 	}
-	return notForAll(path, info)
-}
-
-func notForAll(path string, info fs.FileInfo) error {
-	if worldWritable(info) {
-		return hint("chmod o-w "+path, "everybody on this machine can write to %s", path)
-	}
-	return nil
-}
-
-// Doubt says who else than this user and root could put another agent.toml in the
-// place of this one, and so run commands as this user; nil if nobody could.
-func (c *Config) Doubt() error {
-	_, err := ownWay("agent.toml", c.Path)
 	return err
 }
 
-// stranger is who a file belongs to, if that is neither this user nor root; "" if not.
-func stranger(info fs.FileInfo) string {
-	if info == nil || ownedByRoot(info) {
-		return ""
-	}
-	owner, _ := OwnedByUs(info)
-	return owner
+// Doubt says who else than this user and root could put another agent.toml in the
+// place of this one, and so run commands as this user; nil if nobody could. A running
+// agent does not take a changed one then.
+func (c *Config) Doubt() error {
+	_, err := ownWay("agent.toml", c.Path)
+	return err
 }
 
 func myName() string {

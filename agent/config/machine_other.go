@@ -19,7 +19,6 @@ func worldWritable(fs.FileInfo) bool  { return false }
 func othersWritable(fs.FileInfo) bool { return false }
 func ownedByRoot(fs.FileInfo) bool    { return true }
 func device(fs.FileInfo) uint64       { return 0 }
-func sameOwner(_, _ fs.FileInfo) bool { return true }
 
 // OwnedByUs cannot tell here.
 func OwnedByUs(fs.FileInfo) (owner string, own bool) { return "", true }

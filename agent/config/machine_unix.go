@@ -34,15 +34,6 @@ func ownedByRoot(info fs.FileInfo) bool {
 	return ok && st.Uid == 0
 }
 
-func sameOwner(a, b fs.FileInfo) bool {
-	if a == nil || b == nil {
-		return false
-	}
-	x, okX := a.Sys().(*syscall.Stat_t)
-	y, okY := b.Sys().(*syscall.Stat_t)
-	return okX && okY && x.Uid == y.Uid
-}
-
 // OwnedByUs says whether a folder is this user's, and whose it is.
 func OwnedByUs(info fs.FileInfo) (owner string, own bool) {
 	st, ok := info.Sys().(*syscall.Stat_t)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -92,10 +91,9 @@ const absentTime = 2 * time.Second
 // goroutine may use it.
 type Reloader struct {
 	path   string
-	first  fs.FileInfo       // the file that the agent was started with
 	keys   []string          // of the last good one
 	seen   [sha256.Size]byte // of the content that was last answered for
-	barred bool              // and it was not taken for whose the file is
+	barred bool              // and it was not taken for who may have written it
 	absent time.Time         // since when there has been no content
 	told   bool              // of its absence
 }
@@ -103,16 +101,21 @@ type Reloader struct {
 // NewReloader returns a Reloader for the file that c was loaded from; a change
 // since then is found at the first Reread.
 func NewReloader(c *Config) *Reloader {
-	return &Reloader{path: c.Path, first: c.file, keys: c.Verify.Keys, seen: c.sum}
+	return &Reloader{path: c.Path, keys: c.Verify.Keys, seen: c.sum}
 }
 
 // Reread returns the new configuration if the file's content has changed since
 // the last call, and nil if not. An error is returned once for the content that
-// it is about, or for whose the file is. A file that is missing, empty or unreadable
-// is taken for one that is just being replaced, and is an error, once, if a later
-// call finds it still so after absentTime.
+// it is about. So is content that others than this user and root may have put there,
+// by any folder or link on the way: who can do that could run commands as this user. A
+// file that is missing, empty or unreadable is taken for one that is just being
+// replaced, and is an error, once, if a later call finds it still so after absentTime.
 func (r *Reloader) Reread() (*Config, error) {
-	data, info, err := readFile(r.path, maxFile)
+	path, barred := ownWay("agent.toml", r.path)
+	if barred != nil {
+		path = r.path // to see whether there is anything new at all
+	}
+	data, err := ReadFile(path, maxFile)
 	if err == nil && len(data) == 0 {
 		err = fmt.Errorf("%s is empty", r.path)
 	}
@@ -128,13 +131,12 @@ func (r *Reloader) Reread() (*Config, error) {
 	}
 	r.absent, r.told = time.Time{}, false
 	sum := sha256.Sum256(data)
-	barred := r.fromWhom(info)
-	if sum == r.seen && r.barred == (barred != nil) {
+	if sum == r.seen && (barred != nil || !r.barred) {
 		return nil, nil
 	}
 	r.seen, r.barred = sum, barred != nil
 	if barred != nil {
-		return nil, barred
+		return nil, fmt.Errorf("%s is not taken while the agent runs: %w", r.path, barred)
 	}
 	c, err := parse(r.path, data)
 	if err == nil {
@@ -143,17 +145,8 @@ func (r *Reloader) Reread() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.file, r.keys = info, c.Verify.Keys
+	r.keys = c.Verify.Keys
 	return c, nil
-}
-
-// fromWhom refuses a file that somebody else has put in the place of the one that the
-// agent was started with: whoever can write to the folder can do that.
-func (r *Reloader) fromWhom(info fs.FileInfo) error {
-	if owner := stranger(info); owner != "" && !sameOwner(info, r.first) {
-		return hint("if it is right, chown "+myName()+" "+r.path, "%s belongs to %s now, and this is %s: somebody else has written it, so look at what is in it", r.path, owner, myName())
-	}
-	return notForAll(r.path, info)
 }
 
 // Again has the next Reread answer for the file's content once more: what it names

@@ -93,6 +93,23 @@ func renameNew(fromDir *os.File, from string, toDir *os.File, to string) error {
 	return nil
 }
 
+// openSubfolder opens a folder in a folder, and not one that a link leads to.
+func openSubfolder(dir *os.File, name string) (*os.File, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// renameOver renames, also over what has the new name.
+func renameOver(fromDir *os.File, from string, toDir *os.File, to string) error {
+	if err := unix.Renameat(int(fromDir.Fd()), from, int(toDir.Fd()), to); err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
+}
+
 // occupied is what a file takes of the disk, in bytes: a sparse one takes less than it
 // is long.
 func occupied(info fs.FileInfo) int64 {

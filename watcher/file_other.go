@@ -64,6 +64,17 @@ func renameNew(fromDir *os.File, fromName string, toDir *os.File, toName string)
 }
 
 // syncFile leaves durability to the system where folders cannot be synced.
+// openSubfolder opens a folder in a folder. Between the look and the opening a link could
+// take its place; only Linux can exclude that here.
+func openSubfolder(dir *os.File, name string) (*os.File, error) {
+	return openFolder(filepath.Join(dir.Name(), name))
+}
+
+// renameOver renames, also over what has the new name.
+func renameOver(fromDir *os.File, from string, toDir *os.File, to string) error {
+	return os.Rename(filepath.Join(fromDir.Name(), from), filepath.Join(toDir.Name(), to))
+}
+
 // occupied takes every file for one without holes.
 func occupied(info fs.FileInfo) int64 { return info.Size() }
 

@@ -65,7 +65,7 @@ func (f *Folder) Place(c *Claim, to Destination) (string, error) {
 	root, err := openRoot(f.opts.Dir)
 	if err == nil {
 		p := placer{f: f, root: root, c: c, to: to}
-		err = errors.Join(p.place(), root.Close())
+		err = errors.Join(p.openAndPlace(), root.Close())
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot put %s away: %w", c.Name, err)
@@ -93,22 +93,46 @@ func openRoot(dir string) (*os.Root, error) {
 	return root, nil
 }
 
-// A placer works with names relative to the patch folder.
+// A placer works with names relative to the patch folder. Others may change what is in
+// it at any moment; so what is moved is moved between two folders that are open.
 type placer struct {
 	f    *Folder
 	root *os.Root
 	c    *Claim
 	to   Destination
+
+	dir *os.File // the patch folder
+	sub *os.File // applied/ or rejected/ in it, and nothing that a link leads to
+}
+
+// in is the open folder that a name is in, and the name there.
+func (p *placer) in(name string) (*os.File, string) {
+	if folder, base := path.Split(name); folder != "" {
+		return p.sub, base
+	}
+	return p.dir, name
+}
+
+func (p *placer) openAndPlace() (err error) {
+	if p.dir, err = p.root.Open("."); err != nil {
+		return err
+	}
+	defer p.dir.Close()
+	folder := path.Dir(p.to.name(1, p.c.Name))
+	if err := p.root.Mkdir(folder, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if p.sub, err = openSubfolder(p.dir, folder); err != nil {
+		return fmt.Errorf("%w; %s in the patch folder must be a folder of its own, and no link", err, folder)
+	}
+	defer p.sub.Close()
+	return p.place()
 }
 
 // caught is a name of the agent's own for the file that is being moved.
 func (p *placer) caught() string { return ".placing-" + p.c.ID }
 
 func (p *placer) place() error {
-	folder := path.Dir(p.to.name(1, p.c.Name))
-	if err := p.root.MkdirAll(folder, 0o755); err != nil {
-		return fmt.Errorf("%w; %s in the patch folder must be a folder, and no link that leads out of it", err, folder)
-	}
 	moved, err := p.catch()
 	if err != nil {
 		return err
@@ -137,7 +161,7 @@ func (p *placer) place() error {
 			return err
 		}
 	}
-	return errors.Join(p.sync(folder), p.sync("."))
+	return journal.Synced(errors.Join(syncFile(p.sub), syncFile(p.dir)))
 }
 
 // write replaces a file, whatever has its name.
@@ -150,7 +174,7 @@ func (p *placer) write(name string, data []byte) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return p.root.Rename(p.caught()+".txt", name)
+	return p.replace(p.caught()+".txt", name)
 }
 
 // create makes a new file under a name of the agent's own.
@@ -163,26 +187,16 @@ func (p *placer) create(name string) (*os.File, error) {
 
 // rename renames, and fails if the new name is taken.
 func (p *placer) rename(from, to string) error {
-	fromDir, err := p.root.Open(path.Dir(from))
-	if err != nil {
-		return err
-	}
-	defer fromDir.Close()
-	toDir, err := p.root.Open(path.Dir(to))
-	if err != nil {
-		return err
-	}
-	defer toDir.Close()
-	return renameNew(fromDir, path.Base(from), toDir, path.Base(to))
+	fromDir, from := p.in(from)
+	toDir, to := p.in(to)
+	return renameNew(fromDir, from, toDir, to)
 }
 
-// sync makes the names in a folder durable.
-func (p *placer) sync(folder string) error {
-	f, err := p.root.Open(folder)
-	if err != nil {
-		return err
-	}
-	return errors.Join(journal.Synced(syncFile(f)), f.Close())
+// replace renames, also over what has the new name.
+func (p *placer) replace(from, to string) error {
+	fromDir, from := p.in(from)
+	toDir, to := p.in(to)
+	return renameOver(fromDir, from, toDir, to)
 }
 
 // catch gives the original a name that nobody else uses. A file that was renamed
@@ -218,12 +232,8 @@ func (p *placer) isCopy(name string) bool {
 }
 
 func (p *placer) look(name string, is func(*os.File, identity) bool) bool {
-	dir, err := p.root.Open(path.Dir(name))
-	if err != nil {
-		return false
-	}
-	defer dir.Close()
-	file, id, _, err := openDrop(dir, path.Base(name))
+	dir, name := p.in(name)
+	file, id, _, err := openDrop(dir, name)
 	if err != nil {
 		return false
 	}
@@ -260,7 +270,7 @@ func (p *placer) copyOut() (err error) {
 	if err = errors.Join(err, journal.Synced(out.Sync()), out.Close()); err != nil {
 		return err
 	}
-	return p.root.Rename(partial, p.caught())
+	return p.replace(partial, p.caught())
 }
 
 // choose finds a name that is free and puts it on record.
@@ -306,12 +316,7 @@ func (p *placer) moveIn() error {
 // which may be still to come, and so does what a new drop with the same bytes needs;
 // then copies of those that were claimed are put there.
 func (p *placer) sidecars() error {
-	dir, err := p.root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	beside := sidecarReader{dir: dir}
+	beside := sidecarReader{dir: p.dir}
 	newDrop := !p.isFree(p.c.Name)
 	sameAgain := newDrop && p.isCopy(p.c.Name)
 	for ending, claimed := range p.c.Sidecars.own() {
@@ -321,7 +326,7 @@ func (p *placer) sidecars() error {
 			moves = !sameAgain && bytes.Equal(now, *claimed)
 		}
 		if now != nil && moves {
-			if err := p.root.Rename(p.c.Name+ending, p.c.place+ending); err != nil {
+			if err := p.replace(p.c.Name+ending, p.c.place+ending); err != nil {
 				return err
 			}
 			continue

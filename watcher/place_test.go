@@ -316,14 +316,17 @@ func TestPlaceFollowsNoLinks(t *testing.T) {
 	t.Run("the folder", func(t *testing.T) {
 		s := newStage(t)
 		dir := outside(s)
-		s.must(os.Symlink(dir, s.path("rejected")))
 		s.drop("a.zip", zip)
 		c := s.takes("a drop", zip)
-		if _, err := s.Place(c, rejected); err == nil || !strings.Contains(err.Error(), "no link that leads out of it") {
-			t.Errorf("%v", err)
+		// One into the patch folder would make a new drop of it, again and again.
+		for _, to := range []string{dir, ".", "applied", "nowhere", "../" + filepath.Base(s.dir)} {
+			s.must(os.Symlink(to, s.path("rejected")))
+			if _, err := s.Place(c, rejected); err == nil || !strings.Contains(err.Error(), "must be a folder of its own, and no link") {
+				t.Errorf("to %s: %v", to, err)
+			}
+			s.must(os.Remove(s.path("rejected")))
 		}
 		unchanged(s, dir)
-		s.must(os.Remove(s.path("rejected")))
 		s.putAway(c, rejected)
 		s.wants(want)
 	})

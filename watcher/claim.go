@@ -1,9 +1,11 @@
 package watcher
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"patchagent/manifest/reason"
 )
@@ -51,7 +54,7 @@ type Claim struct {
 // record is claim.json.
 type record struct {
 	ID       string `json:"id"`
-	Name     string `json:"name"`
+	Name     text   `json:"name"`
 	Dev      uint64 `json:"dev"`
 	Ino      uint64 `json:"ino"`
 	Size     int64  `json:"size"`
@@ -59,9 +62,33 @@ type record struct {
 	SHA256   string `json:"sha256"`
 	CRC32    uint32 `json:"crc32"`
 	Attempts int    `json:"attempts"`
-	Place    string `json:"place,omitempty"`
+	Place    text   `json:"place,omitempty"`
 	Reject   string `json:"reject,omitempty"` // the code of a drop that is given up
 	Why      string `json:"why,omitempty"`
+}
+
+// text is a name, which need not be UTF-8. In JSON one that is not is in base64, behind
+// a zero, which no name has.
+type text string
+
+const notText = "\x00base64:"
+
+func (t text) MarshalText() ([]byte, error) {
+	if utf8.ValidString(string(t)) {
+		return []byte(t), nil
+	}
+	return base64.StdEncoding.AppendEncode([]byte(notText), []byte(t)), nil
+}
+
+func (t *text) UnmarshalText(data []byte) error {
+	encoded, is := bytes.CutPrefix(data, []byte(notText))
+	if !is {
+		*t = text(data)
+		return nil
+	}
+	name, err := base64.StdEncoding.DecodeString(string(encoded))
+	*t = text(name)
+	return err
 }
 
 // identity tells a file from every other that has had its name.
@@ -189,8 +216,8 @@ func (c *Claim) Save(durable bool) (err error) {
 		return nil
 	}
 	r := record{
-		ID: c.ID, Name: c.Name, Dev: c.id.dev, Ino: c.id.ino, Size: c.id.size, MtimeNS: c.id.mtime,
-		SHA256: hex.EncodeToString(c.SHA256[:]), CRC32: c.CRC32, Attempts: c.Attempts, Place: c.place,
+		ID: c.ID, Name: text(c.Name), Dev: c.id.dev, Ino: c.id.ino, Size: c.id.size, MtimeNS: c.id.mtime,
+		SHA256: hex.EncodeToString(c.SHA256[:]), CRC32: c.CRC32, Attempts: c.Attempts, Place: text(c.place),
 	}
 	if c.Reject != nil {
 		r.Reject, r.Why = string(c.Reject.Code), c.Reject.Detail
@@ -259,11 +286,11 @@ func load(dir string) (*Claim, error) {
 	if err := json.Unmarshal(data, &r); err != nil {
 		return nil, err
 	}
-	if r.ID != filepath.Base(dir) || r.Name == "" || r.Name != filepath.Base(r.Name) {
+	if r.ID != filepath.Base(dir) || r.Name == "" || string(r.Name) != filepath.Base(string(r.Name)) {
 		return nil, errors.New("its record is not its own")
 	}
 	c := &Claim{
-		ID: r.ID, Name: r.Name, CRC32: r.CRC32, Size: r.Size, Attempts: r.Attempts, dir: dir, place: r.Place,
+		ID: r.ID, Name: string(r.Name), CRC32: r.CRC32, Size: r.Size, Attempts: r.Attempts, dir: dir, place: string(r.Place),
 		id: identity{dev: r.Dev, ino: r.Ino, size: r.Size, mtime: r.MtimeNS}, decided: r.Place != "",
 		resumed: true,
 	}

@@ -14,6 +14,40 @@ import (
 	"patchagent/manifest/reason"
 )
 
+// TestResumeAnyName: a name need not be text for its drop to be known again.
+func TestResumeAnyName(t *testing.T) {
+	for _, name := range []string{"b\xe4d.zip", "\xff\xfe.zip", "gr\u00f6\u00dfe.zip", "a\nb.zip"} {
+		s := newStage(t)
+		zip := schema2("x")
+		s.put(name, zip)
+		s.takes("a drop", zip)
+		claims := s.restart()
+		if len(claims) != 1 || claims[0].Name != name {
+			t.Fatalf("%q: %+v", name, claims)
+		}
+		if found := s.scan(); len(found.Gone)+len(found.Claims) > 0 {
+			t.Errorf("%q: %d gone, %d new", name, len(found.Gone), len(found.Claims))
+		}
+		s.must(s.inTheWay("applied", func() { // it is decided, and cannot be put away yet
+			if _, err := s.Place(claims[0], applied); err == nil {
+				t.Errorf("%q: it is put away", name)
+			}
+		}))
+		claims = s.restart()
+		if got := s.putAway(claims[0], applied); got != "applied/300_"+name {
+			t.Errorf("%q: placed as %q", name, got)
+		}
+		s.nothing("it is put away")
+	}
+}
+
+// inTheWay has a file in the place of a folder while do runs.
+func (s *stage) inTheWay(name string, do func()) error {
+	s.put(name, nil)
+	do()
+	return os.Remove(s.path(name))
+}
+
 // TestResume reads back what an earlier run has claimed, oldest first, with all that
 // the checks need: also the lists, which do not travel.
 func TestResume(t *testing.T) {

@@ -81,6 +81,10 @@ type history struct {
 	vouched             bool // the next two are known
 	checksum, signature presence
 
+	looked time.Time     // when every byte was looked at, last
+	took   time.Duration // how long that took
+	sound  bool          // and what came of it
+
 	ready bool      // it was found whole when there was no room
 	over  bool      // it was to be given up when that was no scan's turn
 	short time.Time // since when there is no space for a copy
@@ -309,8 +313,23 @@ func (f *Folder) examine(ctx context.Context, file *os.File, sidecars Sidecars, 
 	}
 	s.shape, s.why = h.shape, h.why
 	if s.writer == WriterUnknown && s.shape >= Whole && s.steady {
-		s.checked = f.opts.Verify(ctx, file, s.size, sidecars) == nil
+		s.checked = f.verified(ctx, file, sidecars, h, s.size)
 	}
+}
+
+// restLooks is how much longer than a look at every byte the time to the next one is: a
+// drop that is not sound is looked at again and again, and others wait meanwhile.
+const restLooks = 10
+
+// verified looks at every byte, unless it did so a short while ago.
+func (f *Folder) verified(ctx context.Context, file *os.File, sidecars Sidecars, h *history, size int64) bool {
+	began := f.opts.Now()
+	if began.Sub(h.looked) >= restLooks*h.took {
+		h.sound = f.opts.Verify(ctx, file, size, sidecars) == nil
+		h.looked = f.opts.Now()
+		h.took = h.looked.Sub(began)
+	}
+	return h.sound
 }
 
 // outlived says whether a sidecar is still that of an earlier drop of the same name,

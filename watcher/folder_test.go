@@ -374,6 +374,31 @@ func TestWhatItWaitsFor(t *testing.T) {
 	s.waitsFor(s.scan(), "a.zip", NoProof)
 }
 
+// TestLooksAreRare: where the system cannot tell whether somebody writes, all bytes are
+// looked at; of what is not sound that takes a part of the time only.
+func TestLooksAreRare(t *testing.T) {
+	looks := 0
+	var s *stage
+	s = newStage(t, func(o *Options) {
+		o.Verify = func(context.Context, io.ReaderAt, int64, Sidecars) error {
+			looks++
+			s.now = s.now.Add(time.Second)
+			return errors.New("a byte is wrong")
+		}
+	})
+	h := new(history)
+	began := s.now
+	for range 1000 {
+		if s.verified(t.Context(), nil, Sidecars{}, h, 0) {
+			t.Fatal("it is sound")
+		}
+		s.now = s.now.Add(100 * time.Millisecond)
+	}
+	if most := int(s.now.Sub(began)/time.Second)/restLooks + 1; looks < 5 || looks > most {
+		t.Errorf("%d looks of a second each in %s", looks, s.now.Sub(began))
+	}
+}
+
 // TestOpenToAll: a folder that everybody can write to is not looked into, until that is
 // mended.
 func TestOpenToAll(t *testing.T) {

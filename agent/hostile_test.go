@@ -116,6 +116,41 @@ func TestLargestPackages(t *testing.T) {
 	}
 }
 
+// Nor do many of them that wait.
+func TestLargePackagesWait(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it packs some hundred megabytes")
+	}
+	h := newHostileSite(t, "")
+	toml, err := os.ReadFile(h.path("agent.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.write("agent.toml", strings.Replace(string(toml), "[patch]\n", "[patch]\nmode = \"manual\"\n", 1))
+	says := func(what string, times int) {
+		t.Helper()
+		if !eventually(t.Context(), func() bool { return strings.Count(h.log.String(), what) == times }) {
+			t.Fatalf("the agent does not say %q %d times:\n%s", what, times, h.log.String())
+		}
+	}
+	says("keys=patch.mode", 1)
+	const files, waiting, most = 10_000, 16, 100 << 20
+	var items strings.Builder
+	for i := range files {
+		fmt.Fprintf(&items, `%s{"name": "file-%d", "path": "/some/folder/or/other/"}`, strings.Repeat(",", min(i, 1)), i)
+	}
+	doc := `{"region": "r", "build": 300, "newfiles": [` + items.String() + `]}`
+	for i := range waiting {
+		h.packLarge(fmt.Sprintf("%d.zip", i), doc, files, func(i int) string { return fmt.Sprintf("new/file-%d", i) })
+		says("patch.mode is manual", i+1)
+	}
+	if peak := h.peak(); peak > most {
+		t.Errorf("the agent has used %d MiB", peak>>20)
+	} else {
+		t.Logf("the agent has used %d MiB at most", peak>>20)
+	}
+}
+
 // packLarge drops a zip with a manifest and that many empty files.
 func (h *hostileSite) packLarge(name, doc string, files int, entry func(i int) string) {
 	h.t.Helper()

@@ -22,8 +22,9 @@ import (
 
 // checked is what is known of a package once it was looked at.
 type checked struct {
-	pkg    *manifest.Package // nil if it could not be read
-	signer signature.Proof   // not signed if verify.keys is empty
+	pkg    *manifest.Package  // nil if it could not be read, or is not held open
+	m      *manifest.Manifest // nil if it could not be read
+	signer signature.Proof    // not signed if verify.keys is empty
 }
 
 // A patch is a verified drop whose turn has not come, or has.
@@ -36,7 +37,22 @@ type patch struct {
 
 func (p *patch) close() { _ = p.file.Close() }
 
-func (p *patch) manifest() *manifest.Manifest { return p.pkg.Manifest }
+func (p *patch) manifest() *manifest.Manifest { return p.m }
+
+// open sees to it that the package is there for its turn, and rest that it takes little
+// memory while it waits.
+func (p *patch) open(cfg *config.Config) (err error) {
+	if p.pkg == nil {
+		p.pkg, err = manifest.Open(p.file, p.claim.Size, limitsOf(cfg))
+	}
+	return err
+}
+
+func (p *patch) rest() {
+	if p.pkg != nil && p.pkg.Large() {
+		p.pkg = nil
+	}
+}
 
 // verify opens a package and holds it against everything that does not depend on
 // when its turn comes: checksum, signature, structure, manifest, payload, region,
@@ -55,7 +71,7 @@ func verify(ctx context.Context, f *os.File, name string, sums manifest.Sums, si
 	if sidecars.Minisig != nil && !c.signer.Signed() {
 		pkg.Notes = append(pkg.Notes, "it is signed, and nobody has looked by whom: verify.keys names no key")
 	}
-	c.pkg = pkg
+	c.pkg, c.m = pkg, pkg.Manifest
 	if err := pkg.Verify(ctx); err != nil {
 		return c, err
 	}
@@ -165,8 +181,7 @@ func receiptOf(c *watcher.Claim, known checked, from int64, began time.Time) rec
 	if c.SHA256 == ([sha256.Size]byte{}) {
 		r.SHA256 = "" // it was given up before it was copied
 	}
-	if known.pkg != nil {
-		m := known.pkg.Manifest
+	if m := known.m; m != nil {
 		r.Build, r.Region, r.Product, r.Strategy = &m.Build, m.Region, m.Product, applier.StrategyName(m.Warm)
 	}
 	return r

@@ -54,7 +54,10 @@ func (a *agent) read(ctx context.Context, u *unread) bool {
 	}
 	if err == nil {
 		noteAll(a.log.Warn, "about the package", claim.Name, known.pkg.Notes)
-		a.queue = append(a.queue, &patch{claim: claim, file: f, checked: known})
+		p := &patch{claim: claim, file: f, checked: known}
+		p.rest()
+		claim.ForgetLists()
+		a.queue = append(a.queue, p)
 		slices.SortStableFunc(a.queue, func(x, y *patch) int { return cmp.Compare(x.manifest().Build, y.manifest().Build) })
 		return true
 	}

@@ -201,6 +201,7 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 	began := time.Now()
 	receipt := func() record.Receipt { return receiptOf(p.claim, p.checked, a.installed.Build, began) }
 
+	defer p.rest()
 	plan, err := a.plan(ctx, p)
 	if ctx.Err() != nil {
 		return
@@ -262,6 +263,9 @@ func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
 		a.saveClock() // what has expired once must not come back
 	}
 	if err := admit(p.manifest(), a.installed, a.clock); err != nil {
+		return nil, err
+	}
+	if err := p.open(a.cfg); err != nil {
 		return nil, err
 	}
 	plan, err := a.applier.Plan(ctx, p.pkg)

@@ -255,6 +255,13 @@ func (p *Package) unlisted(listed map[string]bool, prefix string, notes *notes) 
 	return nil
 }
 
+// Large says whether the package takes more memory than one may that waits with many
+// others: it is to be opened again when its turn comes.
+func (p *Package) Large() bool {
+	const small = 1000 // some hundred bytes each
+	return len(p.items)+len(p.entries) > small
+}
+
 // Items returns what is to be done: deletes, then modifies, then news.
 func (p *Package) Items() []Item { return p.items }
 

@@ -205,6 +205,10 @@ func (c *Claim) weight() int64 {
 	return size
 }
 
+// ForgetLists gives up the lists in memory, once the claim was held against them. Its
+// folder still has them.
+func (c *Claim) ForgetLists() { c.Sidecars.List, c.Sidecars.Checksums = nil, nil }
+
 // Open opens the private copy.
 func (c *Claim) Open() (*os.File, error) { return os.Open(filepath.Join(c.dir, packageName)) }
 

@@ -134,7 +134,7 @@ func TestLargePackagesWait(t *testing.T) {
 		}
 	}
 	says("keys=patch.mode", 1)
-	const files, waiting, most = 10_000, 16, 100 << 20
+	const files, waiting, most = 10_000, 12, 80 << 20
 	var items strings.Builder
 	for i := range files {
 		fmt.Fprintf(&items, `%s{"name": "file-%d", "path": "/some/folder/or/other/"}`, strings.Repeat(",", min(i, 1)), i)

@@ -163,7 +163,7 @@ func (c *folderCount) add(folder string) int {
 	if folder != "" {
 		c.n += 1 + strings.Count(folder, "/")
 	}
-	same := 0 // bytes of the folders that both are in
+	same := 0 // folders that both are in
 	for i := 0; i <= len(folder) && i <= len(c.last); i++ {
 		endX, endY := i == len(folder) || folder[i] == '/', i == len(c.last) || c.last[i] == '/'
 		if endX && endY && i > 0 {

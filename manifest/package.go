@@ -359,12 +359,12 @@ func (p *Package) hidesAnEnd(e *entry) error {
 			}
 			return err
 		}
-		at := bytes.Index(ahead, []byte(signature))
-		if at < 0 {
+		before, _, ok := bytes.Cut(ahead, []byte(signature))
+		if !ok {
 			skip(ahead[:len(ahead)-len(signature)+1])
 			continue
 		}
-		skip(ahead[:at])
+		skip(before)
 		d, _ := r.Peek(len(signature) + descriptorLen64)
 		short := len(d) >= len(signature)+descriptorLen && le32(d[4:]) == crc && uint64(le32(d[8:])) == n
 		long := len(d) >= len(signature)+descriptorLen64 && le32(d[4:]) == crc && le64(d[8:]) == n

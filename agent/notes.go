@@ -101,12 +101,11 @@ func (a *agent) noteKeys(now time.Time) {
 		return
 	}
 	a.unusable = trouble
-	for line := range strings.SplitSeq(trouble, "\n") {
-		if line == "" {
-			a.log.Info("the keys of verify.keys can be used again")
-			return
-		}
-		a.log.Error("a key cannot be used, and nothing that is signed with it is let in", "error", line)
+	if trouble == "" && len(a.cfg.Verify.Keys) > 0 {
+		a.log.Info("the keys of verify.keys can be used again")
+	}
+	for line := range strings.Lines(trouble) {
+		a.log.Error("a key cannot be used, and nothing that is signed with it is let in", "error", strings.TrimSuffix(line, "\n"))
 	}
 }
 

@@ -107,7 +107,8 @@ func TestWindowsAreShared(t *testing.T) {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
-	if used := after.TotalAlloc - before.TotalAlloc; used > entries*window/4 {
+	// With the race detector a sync.Pool loses a quarter of what it is given.
+	if used := after.TotalAlloc - before.TotalAlloc; used > entries*window/2 {
 		t.Errorf("%d streams have used %d MiB", entries, used>>20)
 	}
 }

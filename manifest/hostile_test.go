@@ -2,9 +2,13 @@ package manifest
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"patchagent/manifest/hostile"
@@ -85,6 +89,39 @@ func TestLimits(t *testing.T) {
 	fits := hostile.Doc(`{"region": "r", "build": 1, "delfiles": [{"name": "a", "path": "d/e"}, {"name": "b", "path": "d/e"}, {"name": "c", "path": "d"}, {"name": "c", "path": "d-"}]}`,
 		"x/y/a", "x/y/b", "x/z")
 	if _, _, err := openAll(fits.Bytes(), Limits{MaxFiles: 4}); err != nil {
+		t.Error(err)
+	}
+}
+
+// counted counts how often it is read.
+type counted struct {
+	io.ReaderAt
+	reads atomic.Int64
+}
+
+func (c *counted) ReadAt(p []byte, at int64) (int, error) {
+	c.reads.Add(1)
+	return c.ReaderAt.ReadAt(p, at)
+}
+
+// An entry that is full of what may be an end is read as fast as another one, and until
+// nobody wants to know any more.
+func TestManyEndsInAnEntry(t *testing.T) {
+	data := hostile.Plain(hostile.Part{Data: strings.Repeat("PK\x07\x08", 1<<19), Desc: 16}).Bytes()
+	r := &counted{ReaderAt: bytes.NewReader(data)}
+	p, err := Open(r, int64(len(data)), Limits{})
+	if err == nil {
+		err = p.Verify(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most := int64(len(data) / 1024); r.reads.Load() > most {
+		t.Errorf("%d reads of %d bytes", r.reads.Load(), len(data))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Verify(ctx); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

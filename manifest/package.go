@@ -317,7 +317,7 @@ func (p *Package) verifyOne(ctx context.Context, e *entry, digest string, buf []
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := p.hidesAnEnd(e); err != nil {
+	if err := p.hidesAnEnd(ctx, e); err != nil {
 		return err
 	}
 	r, err := p.Payload(Item{entry: e, Payload: e.name, SHA256: digest})
@@ -340,7 +340,7 @@ func (p *Package) verifyOne(ctx context.Context, e *entry, digest string, buf []
 // hidesAnEnd refuses an entry that ends earlier for whoever reads the zip from its
 // beginning to its end: stored, without its size before it, and with a data descriptor
 // inside that fits what is before that (4.3.9).
-func (p *Package) hidesAnEnd(e *entry) error {
+func (p *Package) hidesAnEnd(ctx context.Context, e *entry) error {
 	if e.method != methodStore || e.flags&flagDescriptor == 0 {
 		return nil
 	}
@@ -351,8 +351,9 @@ func (p *Package) hidesAnEnd(e *entry) error {
 		crc, n = crc32.Update(crc, crc32.IEEETable, data), n+uint64(len(data))
 		_, _ = r.Discard(len(data))
 	}
-	for {
-		ahead, err := r.Peek(r.Size())
+	for ctx.Err() == nil {
+		_, err := r.Peek(len(signature) + descriptorLen64) // it reads only where that is not there
+		ahead, _ := r.Peek(r.Buffered())
 		if len(ahead) < len(signature) {
 			if errors.Is(err, io.EOF) {
 				err = nil
@@ -373,6 +374,7 @@ func (p *Package) hidesAnEnd(e *entry) error {
 		}
 		skip(d[:len(signature)])
 	}
+	return nil // the caller knows
 }
 
 func (p *Package) readAll(e *entry) ([]byte, error) {

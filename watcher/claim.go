@@ -48,7 +48,8 @@ type Claim struct {
 	id      identity
 	place   string // where it is put away, relative to the patch folder, once chosen
 	decided bool
-	resumed bool // an earlier agent claimed it, and its file has not been seen since
+	lists   int64 // bytes of those that are on the disk only
+	resumed bool  // an earlier agent claimed it, and its file has not been seen since
 }
 
 // record is claim.json.
@@ -202,12 +203,15 @@ func (c *Claim) weight() int64 {
 	for _, content := range c.Sidecars.kept() {
 		size += int64(len(*content))
 	}
-	return size
+	return size + c.lists
 }
 
 // ForgetLists gives up the lists in memory, once the claim was held against them. Its
 // folder still has them.
-func (c *Claim) ForgetLists() { c.Sidecars.List, c.Sidecars.Checksums = nil, nil }
+func (c *Claim) ForgetLists() {
+	c.lists += int64(len(c.Sidecars.List) + len(c.Sidecars.Checksums))
+	c.Sidecars.List, c.Sidecars.Checksums = nil, nil
+}
 
 // Open opens the private copy.
 func (c *Claim) Open() (*os.File, error) { return os.Open(filepath.Join(c.dir, packageName)) }

@@ -102,6 +102,12 @@ func openSubfolder(dir *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// exists says whether there is something of that name, and follows no link.
+func exists(dir *os.File, name string) bool {
+	var st unix.Stat_t
+	return unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
+
 // renameOver renames, also over what has the new name.
 func renameOver(fromDir *os.File, from string, toDir *os.File, to string) error {
 	if err := unix.Renameat(int(fromDir.Fd()), from, int(toDir.Fd()), to); err != nil {

@@ -63,11 +63,16 @@ func renameNew(fromDir *os.File, fromName string, toDir *os.File, toName string)
 	return os.Rename(from, to)
 }
 
-// syncFile leaves durability to the system where folders cannot be synced.
 // openSubfolder opens a folder in a folder. Between the look and the opening a link could
 // take its place; only Linux can exclude that here.
 func openSubfolder(dir *os.File, name string) (*os.File, error) {
 	return openFolder(filepath.Join(dir.Name(), name))
+}
+
+// exists says whether there is something of that name, and follows no link.
+func exists(dir *os.File, name string) bool {
+	_, err := os.Lstat(filepath.Join(dir.Name(), name))
+	return err == nil
 }
 
 // renameOver renames, also over what has the new name.
@@ -78,6 +83,7 @@ func renameOver(fromDir *os.File, from string, toDir *os.File, to string) error 
 // occupied takes every file for one without holes.
 func occupied(info fs.FileInfo) int64 { return info.Size() }
 
+// syncFile leaves durability to the system where folders cannot be synced.
 func syncFile(f *os.File) error {
 	if info, err := f.Stat(); err != nil || info.IsDir() {
 		return err

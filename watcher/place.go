@@ -287,14 +287,12 @@ func (p *placer) choose() error {
 
 // isFree says whether nothing is there. What cannot be known counts as free: using
 // the name then says why.
-func (p *placer) isFree(name string) bool {
-	_, err := p.root.Lstat(name)
-	return err != nil
-}
+func (p *placer) isFree(name string) bool { return !exists(p.in(name)) }
 
 // moveIn moves what was caught to its place.
 func (p *placer) moveIn() error {
-	for {
+	const tries = 100 // more names are not taken by chance; and it is tried again later
+	for range tries {
 		if p.c.place == "" {
 			if err := p.choose(); err != nil {
 				return err
@@ -309,6 +307,7 @@ func (p *placer) moveIn() error {
 		}
 		p.c.place = "" // somebody else took the name
 	}
+	return fmt.Errorf("somebody takes every name for it in %s", p.sub.Name())
 }
 
 // sidecars moves the drop's own sidecars along: those that were claimed, and those

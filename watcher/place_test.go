@@ -3,10 +3,12 @@
 package watcher
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -421,4 +423,37 @@ func TestOtherFilesystem(t *testing.T) {
 		"applied/300_a.zip": string(zip), "applied/300_a-2.zip": string(zip),
 		"applied/300_a.zip.sha256": sum, "applied/300_a-2.zip.sha256": sum,
 	})
+}
+
+// Somebody puts another folder in the place of rejected/ while a drop goes there: it ends
+// up in the one that was opened, and the agent does not try for ever.
+func TestPlaceInASwappedFolder(t *testing.T) {
+	zip := schema2("x")
+	s := newStage(t)
+	s.put("a.zip", zip)
+	c := s.takes("a drop", zip)
+	s.must(os.Mkdir(s.path("rejected"), 0o755))
+	s.put("rejected/a.zip", []byte("another"))
+	root, err := openRoot(s.dir)
+	s.must(err)
+	defer root.Close()
+	p := placer{f: s.Folder, root: root, c: c, to: rejected}
+	p.dir, err = root.Open(".")
+	s.must(err)
+	defer p.dir.Close()
+	p.sub, err = openSubfolder(p.dir, "rejected")
+	s.must(err)
+	defer p.sub.Close()
+	s.must(errors.Join(os.Rename(s.path("rejected"), s.path("away")), os.Mkdir(s.path("rejected"), 0o755)))
+	ended := make(chan error, 1)
+	go func() { ended <- p.place() }()
+	select {
+	case err := <-ended:
+		s.must(err)
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is tried for ever")
+	}
+	if data, err := os.ReadFile(s.path("away/a-2.zip")); err != nil || string(data) != string(zip) {
+		t.Errorf("%q, %v", data, err)
+	}
 }

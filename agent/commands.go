@@ -107,7 +107,11 @@ command it runs the agent.
 		keygenCommand(io),
 		signCommand(io),
 	} {
-		cmd.Long = strings.TrimSuffix(cmd.Short, "?") + map[bool]string{true: "?", false: "."}[strings.HasSuffix(cmd.Short, "?")] + "\n" + exitHelp
+		cmd.Long = cmd.Short
+		if !strings.HasSuffix(cmd.Short, "?") {
+			cmd.Long += "."
+		}
+		cmd.Long += "\n" + exitHelp
 		root.AddCommand(cmd)
 	}
 	return root

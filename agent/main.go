@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"patchagent/agent/supervisor"
@@ -20,7 +21,7 @@ func main() {
 	if os.Args[0] == supervisor.ExecName {
 		supervisor.ExecMain()
 	}
-	os.Exit(start(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
+	os.Exit(start(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Traceback: debug.SetTraceback}))
 }
 
 // start runs the program until it ends by itself or is told to.
@@ -43,6 +44,10 @@ func start(p Program) int {
 type Program struct {
 	In       io.Reader
 	Out, Err io.Writer
+
+	// Traceback, if set, is debug.SetTraceback: a trace of a command that handles keys
+	// would show parts of them.
+	Traceback func(level string)
 
 	// Fault, if set, is called before each step that changes something for good; an
 	// error makes the step fail. Tests use it to end the program at every step.

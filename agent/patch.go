@@ -40,7 +40,7 @@ func (p *patch) close() { _ = p.file.Close() }
 func (p *patch) manifest() *manifest.Manifest { return p.m }
 
 // open sees to it that the package is there for its turn, and rest that it takes little
-// memory while it waits.
+// memory while it waits. It is opened by the limits that hold then.
 func (p *patch) open(cfg *config.Config) (err error) {
 	if p.pkg == nil {
 		p.pkg, err = manifest.Open(p.file, p.claim.Size, limitsOf(cfg))
@@ -109,7 +109,11 @@ func trusted(signer signature.Proof, cfg *config.Config) error {
 	if !signer.Signed() {
 		return reason.Errorf(reason.SignatureMissing, "verify.keys asks for a signature since the patch began to wait; drop it again")
 	}
-	if keys, _ := cfg.ReadKeys(); !keys.Trust(signer) {
+	keys, unread := cfg.ReadKeys()
+	if noDescriptor(unread) {
+		return fmt.Errorf("cannot read the keys: %w", unread) // for now
+	}
+	if !keys.Trust(signer) {
 		return reason.Errorf(reason.SignatureInvalid, "the key %s, which has signed it, was removed from verify.keys while it waited", signer.KeyID)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"patchagent/agent/config"
+	"patchagent/applier"
 	"patchagent/watcher"
 )
 
@@ -70,7 +71,7 @@ func (r *reader) take(ctx context.Context, next *config.Config) {
 	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
 	a.pruning = true
 	a.folder.Configure(folderOptions(next, a.log.Named("watcher")))
-	a.applier.Configure(next.Target.Protect, func() []string { return guarded(next) }, next.State.Keep)
+	a.applier.Configure(next.Target.Protect, func() applier.Guarded { return guarded(next) }, next.State.Keep)
 	a.process.Configure(processOptions(next))
 	installed := a.installed
 	if installed.Update(next.Build, next.Region, next.Product) {

@@ -37,6 +37,7 @@ type agent struct {
 	pace     pace              // of the scans
 	trial    *trial            // the patch on probation
 	arrived  time.Time         // the newest in the queue
+	later    time.Time         // when the next patch may be tried again
 	held     bool              // HOLD is in the folder
 	failed   bool              // a rollback failed: nothing more is applied
 	fatal    error             // the agent cannot go on, and leaves the rest to the next one
@@ -177,7 +178,7 @@ func (a *agent) next(now time.Time) (*patch, time.Duration) {
 	if len(a.queue) == 0 || a.failed || a.held || a.trial != nil || a.unrecorded() || !a.process.settled() {
 		return nil, nothing
 	}
-	if left := a.unreadFor(now); left > 0 {
+	if left := max(a.unreadFor(now), a.later.Sub(now)); left > 0 {
 		return nil, left
 	}
 	if left := a.arrived.Add(time.Duration(a.cfg.Patch.Settle)).Sub(now); left > 0 {
@@ -204,6 +205,11 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 	defer p.rest()
 	plan, err := a.plan(ctx, p)
 	if ctx.Err() != nil {
+		return
+	}
+	if noDescriptor(err) {
+		a.later = began.Add(time.Duration(a.cfg.Patch.Poll))
+		a.noteWaiting(p.claim.Name, "descriptors", err.Error())
 		return
 	}
 	if err != nil {

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,7 +32,7 @@ func keygenCommand(io Program) *cobra.Command {
 			if filepath.Clean(public) == filepath.Clean(secret) {
 				return &exitError{exitUsage, errors.New("cannot make keys: -p and -s name the same file; each key has one of its own")}
 			}
-			debug.SetTraceback("none") // no part of a key is to be seen, whatever happens
+			io.hideTraces()
 			passphrase := ""
 			if !open {
 				var err error
@@ -67,7 +66,7 @@ func signCommand(io Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "sign ZIP -s SEC", Short: "Sign a package: writes ZIP.minisig, which minisign -V accepts too", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			debug.SetTraceback("none") // as for keygen
+			io.hideTraces()
 			key, err := readSecret(cmd.Context(), io, secret)
 			if err != nil {
 				return err
@@ -103,6 +102,13 @@ func unlessInterrupted(ctx context.Context, err error) error {
 	return err
 }
 
+// hideTraces sees to it that no part of a key is shown, whatever happens.
+func (p Program) hideTraces() {
+	if p.Traceback != nil {
+		p.Traceback("none")
+	}
+}
+
 // derives says why nothing happens for a while.
 func (p Program) derives() {
 	fmt.Fprintln(p.Err, "Deriving a key from the passphrase, which takes some seconds ...")
@@ -124,9 +130,33 @@ func writeBeside(path string, data []byte) error {
 	return nil
 }
 
+// readSecretFile reads a secret key from whatever has its name, also from the pipe of
+// a program that decrypts it; until ctx is done.
+func readSecretFile(ctx context.Context, file string) ([]byte, error) {
+	var data []byte
+	done := make(chan error, 1)
+	go func() { // it ends with the program, which nothing else keeps
+		f, err := os.Open(file)
+		if err == nil {
+			data, err = io.ReadAll(io.LimitReader(f, signature.MaxKeyFile+1))
+			_ = f.Close()
+		}
+		if err == nil && len(data) > signature.MaxKeyFile {
+			err = fmt.Errorf("%s is longer than %d bytes", file, signature.MaxKeyFile)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		return data, err
+	case <-ctx.Done():
+		return nil, errInterrupted
+	}
+}
+
 // readSecret reads a secret key, and asks for its passphrase if it has one.
 func readSecret(ctx context.Context, io Program, file string) (key signature.Secret, err error) {
-	data, err := config.ReadFile(file, signature.MaxKeyFile)
+	data, err := readSecretFile(ctx, file)
 	if err != nil {
 		return key, &exitError{exitUsage, fmt.Errorf("cannot read the secret key: %w", err)}
 	}
@@ -211,7 +241,7 @@ func newAsker(p Program) (*asker, error) {
 		io.Reader
 		io.Writer
 	}{f, p.Err}, "")
-	// Ctrl-C and Ctrl-D are keys like others now, and both end the input.
+	// Ctrl-C and, at the beginning of a line, Ctrl-D are keys that end the input.
 	return &asker{console.ReadPassword, errInterrupted, func() { _ = term.Restore(int(f.Fd()), before) }}, nil
 }
 

@@ -258,20 +258,21 @@ func (a *agent) resume(ctx context.Context, claims []*watcher.Claim) error {
 }
 
 func applierOptions(cfg *config.Config, log hclog.Logger) applier.Options {
-	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: func() []string { return guarded(cfg) }, Keep: cfg.State.Keep, Log: log}
+	return applier.Options{Root: cfg.Target.Root, State: cfg.State.Dir, Protect: cfg.Target.Protect, Guard: func() applier.Guarded { return guarded(cfg) }, Keep: cfg.State.Keep, Log: log}
 }
 
 // guarded are the agent's own files, its program too, by all their names as they are
-// now: no patch may touch them, nor a link that leads to them.
-func guarded(cfg *config.Config) []string {
-	var all []string
-	for _, path := range append([]string{cfg.State.Dir, cfg.Patch.Dir, cfg.Path}, cfg.Verify.Keys...) {
-		all = append(all, config.Names(path)...)
-	}
+// now, and the links that lead to them.
+func guarded(cfg *config.Config) (g applier.Guarded) {
+	paths := append([]string{cfg.State.Dir, cfg.Patch.Dir, cfg.Path}, cfg.Verify.Keys...)
 	if program, err := os.Executable(); err == nil {
-		all = append(all, config.Names(program)...)
+		paths = append(paths, program)
 	}
-	return all
+	for _, path := range paths {
+		own, links := config.Names(path)
+		g.Own, g.Links = append(g.Own, own...), append(g.Links, links...)
+	}
+	return g
 }
 
 func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {

@@ -100,12 +100,12 @@ const (
 
 // Options say where an Applier works.
 type Options struct {
-	Root    string          // the live tree; absolute
-	State   string          // the state folder, on the same filesystem; absolute
-	Protect []string        // globs relative to Root that no patch may touch
-	Guard   func() []string // absolute files and folders that no patch may touch, looked up for each plan; nil: none
-	Keep    int             // builds that can be returned to
-	Purpose string          // of whoever takes the lock; empty for an agent
+	Root    string         // the live tree; absolute
+	State   string         // the state folder, on the same filesystem; absolute
+	Protect []string       // globs relative to Root that no patch may touch
+	Guard   func() Guarded // what no patch may touch, looked up for each plan; nil: nothing
+	Keep    int            // builds that can be returned to
+	Purpose string         // of whoever takes the lock; empty for an agent
 	Log     hclog.Logger
 
 	// Fault, if set, is called before each step with its name; an error makes the
@@ -238,7 +238,7 @@ func (e *LockedError) Error() string {
 }
 
 // Configure replaces what may change while the agent runs.
-func (a *Applier) Configure(protect []string, guard func() []string, keep int) {
+func (a *Applier) Configure(protect []string, guard func() Guarded, keep int) {
 	a.opts.Protect, a.opts.Guard, a.opts.Keep = protect, guard, keep
 }
 

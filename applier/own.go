@@ -25,10 +25,16 @@ func (a *Applier) protected(p string) error {
 	return a.ownName(p)
 }
 
+// Guarded are absolute paths that no patch may touch.
+type Guarded struct {
+	Own   []string // the agent's own files, and folders with all in them
+	Links []string // links that lead to them; where they lead to may have other files, too
+}
+
 // ownName refuses the agent's own files by their names.
 func (a *Applier) ownName(p string) error {
 	for _, g := range a.guards {
-		if g.place == p || isBelow(p, g.place) || isBelow(g.place, p) {
+		if g.place == p || isBelow(g.place, p) || !g.link && isBelow(p, g.place) {
 			return reason.Errorf(reason.ProtectedPath, "%s would change %s, which belongs to the agent", p, g.path)
 		}
 	}
@@ -38,11 +44,12 @@ func (a *Applier) ownName(p string) error {
 // isBelow says whether a place is in a folder; all places are in ".".
 func isBelow(p, folder string) bool { return folder == "." || strings.HasPrefix(p, folder+"/") }
 
-// A guard is one of the agent's own files or folders as it is on the disk.
+// A guard is one of the agent's own files, folders or links as it is on the disk.
 type guard struct {
 	path  string
+	link  bool
 	place string        // in the tree; "" if it is not there
-	infos []fs.FileInfo // of itself, and of what it leads to
+	infos []fs.FileInfo // of itself, and unless it is a link of what it leads to
 }
 
 // identify looks the agent's own files up anew for each plan: an editor that saves
@@ -52,20 +59,27 @@ func (a *Applier) identify() {
 	if a.opts.Guard == nil {
 		return
 	}
-	for _, path := range a.opts.Guard() {
-		g := guard{path: path}
-		if within(a.realRoot, path) {
-			g.place = "."
-		} else if rel, err := filepath.Rel(a.realRoot, path); err == nil && filepath.IsLocal(rel) {
-			g.place = filepath.ToSlash(rel)
-		}
-		for _, stat := range []func(string) (fs.FileInfo, error){os.Stat, os.Lstat} {
-			if info, err := stat(path); err == nil {
-				g.infos = append(g.infos, info)
-			}
-		}
-		a.guards = append(a.guards, g)
+	guarded := a.opts.Guard()
+	for _, path := range guarded.Own {
+		a.guard(guard{path: path}, os.Lstat, os.Stat)
 	}
+	for _, path := range guarded.Links {
+		a.guard(guard{path: path, link: true}, os.Lstat)
+	}
+}
+
+func (a *Applier) guard(g guard, stats ...func(string) (fs.FileInfo, error)) {
+	if within(a.realRoot, g.path) {
+		g.place = "."
+	} else if rel, err := filepath.Rel(a.realRoot, g.path); err == nil && filepath.IsLocal(rel) {
+		g.place = filepath.ToSlash(rel)
+	}
+	for _, stat := range stats {
+		if info, err := stat(g.path); err == nil {
+			g.infos = append(g.infos, info)
+		}
+	}
+	a.guards = append(a.guards, g)
 }
 
 // own refuses the agent's own files under whatever name the tree has them: spelled

@@ -240,4 +240,4 @@ func must(t testing.TB, err error) {
 }
 
 // guards are files of the agent's own.
-func guards(paths ...string) func() []string { return func() []string { return paths } }
+func guards(paths ...string) func() Guarded { return func() Guarded { return Guarded{Own: paths} } }

@@ -182,12 +182,13 @@ func TestNames(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{dir + "/app/conf/agent.toml", dir + "/app/current", dir + "/app/v1/real.toml", dir + "/etc/agent.toml"}
-	if got := Names(dir + "/etc/agent.toml"); !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	want = []string{dir + "/app/conf/none/x", dir + "/app/current", dir + "/app/current/none/x"}
-	if got := Names(dir + "/app/current/none/x"); !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
+	for path, want := range map[string]struct{ own, links []string }{
+		dir + "/etc/agent.toml":     {[]string{dir + "/etc/agent.toml", dir + "/app/v1/real.toml"}, []string{dir + "/app/current", dir + "/app/conf/agent.toml"}},
+		dir + "/app/current/none/x": {[]string{dir + "/app/current/none/x", dir + "/app/conf/none/x"}, []string{dir + "/app/current"}},
+		dir + "/app/v1":             {[]string{dir + "/app/v1"}, nil},
+	} {
+		if own, links := Names(path); !slices.Equal(own, want.own) || !slices.Equal(links, want.links) {
+			t.Errorf("%s: %q and %q, want %q", path, own, links, want)
+		}
 	}
 }

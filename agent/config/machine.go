@@ -224,7 +224,8 @@ func checkPrivate(key, path string) error {
 	if othersWritable(info) {
 		return hint("chmod go-w "+path, "others can write to %s %s", key, path)
 	}
-	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
+	if !isOurs(info) {
+		owner, _ := OwnedByUs(info)
 		return hint("run this as "+owner+"; or, if the agent is to be "+myName()+" from now on: chown -R "+myName()+" "+path,
 			"%s %s belongs to %s, and this is %s", key, path, owner, myName())
 	}

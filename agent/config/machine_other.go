@@ -17,7 +17,7 @@ func writable(string) error           { return nil }
 func appendable(string) error         { return nil }
 func worldWritable(fs.FileInfo) bool  { return false }
 func othersWritable(fs.FileInfo) bool { return false }
-func ownedByRoot(fs.FileInfo) bool    { return true }
+func isOurs(fs.FileInfo) bool         { return true }
 func device(fs.FileInfo) uint64       { return 0 }
 
 // OwnedByUs cannot tell here.

@@ -29,9 +29,10 @@ func device(info fs.FileInfo) uint64 {
 	return 0
 }
 
-func ownedByRoot(info fs.FileInfo) bool {
+// isOurs says whether a file is this user's or root's, and looks up no name for that.
+func isOurs(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Uid == 0
+	return !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid()
 }
 
 // OwnedByUs says whether a folder is this user's, and whose it is.

@@ -126,7 +126,7 @@ func (r *Reloader) Reread() (*Config, error) {
 		if r.told || time.Since(r.absent) < absentTime {
 			return nil, nil
 		}
-		r.told = true
+		r.told, r.seen = true, [sha256.Size]byte{} // it is answered for again when it is back
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	r.absent, r.told = time.Time{}, false

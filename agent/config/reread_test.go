@@ -89,7 +89,7 @@ func TestRereadAbsent(t *testing.T) {
 						t.Fatal(err)
 					}
 					write(t, c.Path, base)
-					step("back as it was", false, false)
+					step("back as it was", true, false)
 				}
 				write(t, c.Path, base+"dir = \"x\"\n")
 				step("changed", true, false)

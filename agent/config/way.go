@@ -56,21 +56,20 @@ func segments(path string) []string {
 	return slices.DeleteFunc(strings.Split(filepath.ToSlash(path), "/"), func(s string) bool { return s == "" || s == "." })
 }
 
-// Names are all the names by which a path is what it is: its own, without links, and
-// those of the links that it leads through. It need not be there.
-func Names(path string) []string {
-	names := []string{path}
-	real, err := follow(path, func(link string, info fs.FileInfo, _ bool) error {
-		if info.Mode().Type() == fs.ModeSymlink {
-			names = append(names, link)
+// Names are the names by which a path is what it is: its own and the one without links;
+// and apart from them the links that it leads through. It need not be there.
+func Names(path string) (own, links []string) {
+	real, err := follow(path, func(name string, info fs.FileInfo, _ bool) error {
+		if info.Mode().Type() == fs.ModeSymlink && name != path {
+			links = append(links, name)
 		}
 		return nil
 	})
-	if err == nil || errors.Is(err, fs.ErrNotExist) {
-		names = append(names, real)
+	own = []string{path}
+	if real != path && (err == nil || errors.Is(err, fs.ErrNotExist)) {
+		own = append(own, real)
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
+	return own, links
 }
 
 // ownWay returns a path to a file without links. It refuses one on the way to which
@@ -89,7 +88,8 @@ func ownWay(what, path string) (string, error) {
 
 // ours refuses one object of a way.
 func ours(what, path string, info fs.FileInfo) error {
-	if owner, own := OwnedByUs(info); !own && !ownedByRoot(info) {
+	if !isOurs(info) {
+		owner, _ := OwnedByUs(info)
 		return hint("run this as "+owner+", or have "+what+" where only "+writers()+" can write, such as in /etc/patchagent",
 			"%s belongs to %s, and this is %s: %s could be another one by now", path, owner, myName(), what)
 	}

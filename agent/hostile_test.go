@@ -149,6 +149,19 @@ func TestLargePackagesWait(t *testing.T) {
 	} else {
 		t.Logf("the agent has used %d MiB at most", peak>>20)
 	}
+	// As many places as there may be, in as many folders, planned.
+	const places, mostPlanned = 99_000, 450 << 20
+	items.Reset()
+	for i := range places {
+		fmt.Fprintf(&items, `%s{"name": "f", "path": "/folder-%d/"}`, strings.Repeat(",", min(i, 1)), i)
+	}
+	h.packLarge("places.zip", `{"region": "r", "build": 300, "newfiles": [`+items.String()+`]}`, 1, func(int) string { return "new/f" })
+	says("patch.mode is manual", waiting+1)
+	if peak := h.peak(); peak > mostPlanned {
+		t.Errorf("the agent has used %d MiB for a plan", peak>>20)
+	} else {
+		t.Logf("the agent has used %d MiB at most for a plan", peak>>20)
+	}
 }
 
 // packLarge drops a zip with a manifest and that many empty files.

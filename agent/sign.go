@@ -158,7 +158,7 @@ func readSecretFile(ctx context.Context, file string) ([]byte, error) {
 func readSecret(ctx context.Context, io Program, file string) (key signature.Secret, err error) {
 	data, err := readSecretFile(ctx, file)
 	if err != nil {
-		return key, &exitError{exitUsage, fmt.Errorf("cannot read the secret key: %w", err)}
+		return key, &exitError{exitUsage, unlessInterrupted(ctx, fmt.Errorf("cannot read the secret key: %w", err))}
 	}
 	passphrase := ""
 	if signature.NeedsPassphrase(data) {

@@ -83,8 +83,8 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	}
 	a.process = process{Supervisor: supervisor.New(processOptions(a.cfg), a.log.Named("process"))}
 	run("process", a.process.Run)
-	if err := a.cfg.Doubt(); err != nil {
-		a.log.Warn("others can have this agent run their commands", "error", err)
+	for _, doubt := range a.cfg.Doubts() {
+		a.log.Warn("others than root and this user can get at what the agent trusts", "error", doubt)
 	}
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
 	defer a.leave()

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -61,8 +62,8 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	check("patch.dir", c.Patch.Dir, cmp.Or(checkPatchDir(c.Patch.Dir), canMake(c.Patch.Dir)))
 	check("state.dir", c.State.Dir, cmp.Or(checkPrivate("state.dir", c.State.Dir), canMake(c.State.Dir)))
 	check("agent.toml", c.Path, checkOwnFile(c.Path))
-	if err := c.Doubt(); err != nil && all[len(all)-1].OK {
-		check("agent.toml", "", err)
+	for _, doubt := range c.Doubts() {
+		check("others", "", doubt)
 		all[len(all)-1].OK, all[len(all)-1].Doubt = true, true
 	}
 	for _, file := range c.Verify.Keys {
@@ -241,12 +242,16 @@ func checkOwnFile(path string) error {
 	return err
 }
 
-// Doubt says who else than this user and root could put another agent.toml in the
-// place of this one, and so run commands as this user; nil if nobody could. A running
-// agent does not take a changed one then.
-func (c *Config) Doubt() error {
-	_, err := ownWay("agent.toml", c.Path)
-	return err
+// Doubts say who else than this user and root could put another agent.toml in the place
+// of this one, and so run commands as this user, or another state folder, and so make
+// old packages new. A running agent does not take a changed agent.toml then.
+func (c *Config) Doubts() []error {
+	_, toml := ownWay("agent.toml", c.Path)
+	_, state := follow(c.State.Dir, func(here string, info fs.FileInfo, _ bool) error { return ours("state.dir", here, info) })
+	if errors.Is(state, fs.ErrNotExist) {
+		state = nil
+	}
+	return slices.DeleteFunc([]error{toml, state}, func(err error) bool { return err == nil })
 }
 
 func myName() string {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/text/cases"
 	"golang.org/x/text/unicode/norm"
@@ -21,6 +22,10 @@ const (
 	maxPath    = 4095
 	maxDepth   = 100
 )
+
+// validName is what utf8.ValidString says; zips that are not in UTF-8 are refused
+// rather than guessed at.
+func validName(name string) bool { return utf8.ValidString(name) }
 
 // checkName takes an entry's name apart: without its slash if it is a folder.
 func checkName(raw string) (name string, dir bool, err error) {

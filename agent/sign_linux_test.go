@@ -85,6 +85,9 @@ func TestPassphraseOnATerminal(t *testing.T) {
 
 // A key that is being derived is not waited for when somebody has had enough.
 func TestKeygenInterrupted(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a passphrase takes a second and a gigabyte each time")
+	}
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())
 	var out bytes.Buffer

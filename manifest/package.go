@@ -31,8 +31,8 @@ import (
 // Limits bound what a package may be. A zero field means its default.
 type Limits struct {
 	MaxSize     int64 // of the zip, in bytes
-	MaxUnpacked int64 // of all that is in it
-	MaxFiles    int   // entries
+	MaxUnpacked int64 // of all that is in it, and of all that its items write
+	MaxFiles    int   // entries; and items of the manifest, and folders of either
 	MaxRatio    int64 // unpacked : packed, for any one entry
 }
 

@@ -220,10 +220,10 @@ func (s *site) run(fault string, stop bool) (crashed bool, step string) {
 	return false, string(name)
 }
 
-// stride is 1: every step. With -short, as with the race detector, it is every third.
+// stride is 1: every step. With -short, as with the race detector, it is every fifth.
 func stride() int {
 	if testing.Short() {
-		return 3
+		return 5
 	}
 	return 1
 }

@@ -38,10 +38,10 @@ func exact(t *testing.T) (before, after map[string]string) {
 	return before, w.tree()
 }
 
-// stride is 1: every step. With -short, as with the race detector, it is every third.
+// stride is 1: every step. With -short, as with the race detector, it is every fifth.
 func stride() int {
 	if testing.Short() {
-		return 3
+		return 5
 	}
 	return 1
 }

@@ -93,7 +93,10 @@ func (o *opened) plan(ctx context.Context) (*applier.Plan, error) {
 	if err == nil {
 		err = a.Space(plan, spaceReserve)
 	}
-	return plan, o.refuse(err)
+	if err := o.refuse(err); err != nil {
+		return nil, &exitError{exitFailed, err}
+	}
+	return plan, nil
 }
 
 // refuse takes a reason not to let the package in, and returns what is none.
@@ -186,6 +189,9 @@ func inspectCommand(file *string, io Program) *cobra.Command {
 			}
 			defer o.file.Close()
 			_, unseen := o.plan(cmd.Context())
+			if cmd.Context().Err() != nil { // half a look says nothing
+				return &exitError{exitFailed, context.Cause(cmd.Context())}
+			}
 			r := o.report()
 			if unseen != nil {
 				r.Notes = append(r.Notes, "the tree was not looked at: "+unseen.Error())

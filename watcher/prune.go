@@ -33,9 +33,8 @@ type refused struct {
 // Prune removes the oldest drops from rejected/ that are more than KeepRejected. Of one
 // that does not fit into KeepRejectedSize beside those that came later it leaves the
 // reason only; the newest stays in any case. What the agent has not put there stays,
-// and is not counted. The reasons go last, when the rest is gone from
-// the disk: so what a crash leaves is still known for the agent's own, and goes the
-// next time.
+// and is not counted. The reasons go last, when the rest is gone from the disk: so what
+// a crash leaves is still known for the agent's own, and goes the next time.
 func (f *Folder) Prune() (Pruned, error) {
 	done, err := f.prune()
 	if err != nil {

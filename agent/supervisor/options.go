@@ -48,39 +48,6 @@ type Ready struct {
 	Timeout time.Duration
 }
 
-// Reload is how a running process is told that its files have changed. None set:
-// it is not told.
-type Reload struct {
-	Signal  syscall.Signal
-	Exec    []string
-	HTTP    string // asked by POST; 2xx is success
-	Timeout time.Duration
-}
-
-// Backoff is how restarts are spaced. The zero value is the default.
-type Backoff struct {
-	First time.Duration // before the first restart; doubles each time
-	Max   time.Duration // the longest delay
-	Limit int           // restarts in a row, then the process stays down
-	Quiet time.Duration // a run that long begins the count anew
-}
-
-func (b Backoff) withDefaults() Backoff {
-	if b.First == 0 {
-		b.First = 200 * time.Millisecond
-	}
-	if b.Max == 0 {
-		b.Max = 30 * time.Second
-	}
-	if b.Limit == 0 {
-		b.Limit = 50 // with the longest delay about 20 minutes
-	}
-	if b.Quiet == 0 {
-		b.Quiet = time.Minute
-	}
-	return b
-}
-
 // A State is what the process is doing.
 type State string
 

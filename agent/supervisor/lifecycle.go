@@ -1,0 +1,148 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// start is one attempt, from nothing to ready.
+func (s *Supervisor) start(ctx context.Context, env []string) error {
+	s.enter(Starting)
+	s.written.begin(s.opts)
+	c, err := spawn(s.opts)
+	if err != nil {
+		s.enter(Stopped)
+		return fmt.Errorf("%w: %w", ErrStartFailed, err)
+	}
+	s.child = c
+	c.record.Written = s.written.begins()
+	if err := c.record.write(s.opts.StateFile); err != nil {
+		s.log.Warn("cannot put on record where the output of the process begins", "error", err)
+	}
+	s.enter(Starting)
+	began := time.Now()
+	err = s.waitReady(ctx, env)
+	switch {
+	case err == nil:
+		s.log.Info("process is up", "pid", c.pid, "after", time.Since(began).Round(time.Millisecond).String())
+		s.enter(Running)
+		return nil
+	case ctx.Err() != nil:
+		return err
+	}
+	if stopErr := s.stop(); stopErr != nil {
+		return fmt.Errorf("%w; and %w", err, stopErr)
+	}
+	return err
+}
+
+// The delays between two looks at a process that is not ready yet.
+const (
+	firstLook = 5 * time.Millisecond
+	lastLook  = 200 * time.Millisecond
+)
+
+func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
+	r := s.opts.Ready
+	timeout := time.NewTimer(r.Timeout)
+	defer timeout.Stop()
+	look := time.NewTimer(max(0, r.Delay-time.Since(s.child.started)))
+	defer look.Stop()
+	probing := !r.Probe.empty()
+	pause := firstLook
+	var last error
+	for {
+		select {
+		case <-s.child.done:
+			return fmt.Errorf("%w: it ended before it was ready (%s)", ErrStartFailed, s.child.exit)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timeout.C:
+			if last == nil {
+				return fmt.Errorf("%w (%s)", ErrNotReady, r.Timeout)
+			}
+			return fmt.Errorf("%w (%s); last: %w", ErrNotReady, r.Timeout, last)
+		case <-look.C:
+		}
+		if !probing {
+			return nil
+		}
+		if last = s.child.probe(ctx, r.Probe, r.Timeout, s.opts, env); last == nil {
+			return nil
+		}
+		look.Reset(pause)
+		pause = min(2*pause, lastLook)
+	}
+}
+
+// killTime is how long a process may take to end after SIGKILL; what takes longer
+// hangs in the kernel.
+const killTime = 5 * time.Second
+
+// stop ends the process. It is not cut short by a context: what is to be replaced
+// or taken over must not be running.
+func (s *Supervisor) stop() error {
+	if s.child == nil {
+		s.enter(Stopped)
+		return nil
+	}
+	s.enter(Stopping)
+	c := s.child
+	sig := s.opts.StopSignal
+	if sig == 0 {
+		sig = syscall.SIGTERM
+	}
+	s.log.Debug("stopping the process", "pid", c.pid, "signal", sig.String())
+	c.record.Stopping = true
+	if err := c.record.write(s.opts.StateFile); err != nil {
+		s.log.Warn("cannot put on record that the process is being stopped; should the agent be killed now, the next one would take it over", "pid", c.pid, "error", err)
+	}
+	if err := c.signal(sig); err != nil {
+		return fmt.Errorf("%w: %w", ErrStopFailed, err)
+	}
+	if !c.endsWithin(s.opts.StopTimeout) {
+		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
+		_ = c.signal(syscall.SIGKILL) // the group goes when it has ended
+		if !c.endsWithin(killTime) {
+			return fmt.Errorf("%w: pid %d is still there %s after SIGKILL; it hangs in the kernel, see /proc/%d/wchan", ErrStopFailed, c.pid, killTime, c.pid)
+		}
+	}
+	s.log.Info("process stopped", "pid", c.pid, "exit", c.exit.String())
+	s.forget()
+	s.enter(Stopped)
+	return nil
+}
+
+// forget takes an ended process off the record.
+func (s *Supervisor) forget() {
+	next := *s.status.Load()
+	next.LastExit = s.child.exit.String()
+	s.status.Store(&next)
+	s.child.close()
+	s.child = nil
+	removeState(s.opts.StateFile)
+}
+
+// exited deals with a process that has ended by itself.
+func (s *Supervisor) exited() {
+	c := s.child
+	s.forget()
+	if time.Since(c.started) >= s.opts.Backoff.withDefaults().Quiet {
+		s.restarts = 0
+	}
+	log := s.log.With("pid", c.pid, "exit", c.exit.String())
+	if s.held {
+		log.Error("the process ended by itself and is left down until its files are in order")
+		s.enter(Stopped)
+		return
+	}
+	if s.opts.Restart == Never || s.opts.Restart == OnFailure && c.exit.success() {
+		log.Warn("the process ended by itself and is left so", "restart", string(s.opts.Restart))
+		s.enter(Ended)
+		return
+	}
+	log.Error("the process ended by itself")
+	s.again()
+}

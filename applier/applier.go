@@ -55,6 +55,9 @@ type Process interface {
 	Up() bool
 	// Start starts it and returns when it is ready; after an error it is down.
 	Start(context.Context, Event) error
+	// Prepare gets ready what the next Start needs, while the process still runs. What
+	// it cannot get ready, Start does.
+	Prepare(context.Context)
 	// Stop ends it and all that it started; it is no error if it is down.
 	Stop(context.Context) error
 	// Hold sees to it that a process that ends by itself, or has ended, is not started

@@ -19,6 +19,7 @@ func (c cold) do(ctx context.Context, tx *Tx, p Process) error {
 	if err := tx.a.fault("stop"); err != nil {
 		return err
 	}
+	p.Prepare(ctx)
 	tx.stopped = time.Now()
 	if err := p.Stop(ctx); err != nil {
 		return err
@@ -40,6 +41,7 @@ func (cold) confirm(ctx context.Context, tx *Tx, p Process) error {
 
 func (cold) before(ctx context.Context, tx *Tx, p Process) error {
 	if tx.stopped.IsZero() && p.Up() {
+		p.Prepare(ctx)
 		tx.stopped = time.Now()
 	}
 	return p.Stop(ctx)

@@ -219,6 +219,8 @@ func (p *proc) Start(_ context.Context, e Event) error {
 	return err
 }
 
+func (p *proc) Prepare(context.Context) {}
+
 func (p *proc) Stop(context.Context) error {
 	err := p.call("stop")
 	p.up = p.up && err != nil

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -37,23 +39,28 @@ func (e exitStatus) String() string {
 
 func (e exitStatus) success() bool { return e.state != nil && e.state.Success() }
 
+// surroundings are what a process finds when it starts beside what its options say.
+type surroundings struct {
+	env     []string   // is not for the commands: NOTIFY_SOCKET and the like
+	numbers []string   // names of variables that are to hold its own number: LISTEN_PID
+	files   []*os.File // its descriptors from 3 on
+	names   []string   // of the files, for LISTEN_FDNAMES
+}
+
+// surroundings are those of the next start.
+func (s *Supervisor) surroundings() (surroundings, error) {
+	return surroundings{}, nil
+}
+
 // spawn starts the process in three steps, so that there is never one that is not
 // on record: a copy of this program that waits, the record of it, and only then
 // the word to become the process.
-func spawn(opts Options) (*child, error) {
-	s, err := specOf(opts)
+func spawn(opts Options, with surroundings) (*child, error) {
+	s, err := specOf(opts, with)
 	if err != nil {
 		return nil, err
 	}
-	stdout, stderr, err := openOutputs(opts)
-	if err != nil {
-		return nil, err
-	}
-	if stdout != nil {
-		defer stdout.Close()
-		defer stderr.Close() // the same file, maybe; then this is in vain
-	}
-	w, err := startWaiting(stdout, stderr)
+	w, err := prepare(opts, with)
 	if err != nil {
 		return nil, err
 	}
@@ -71,6 +78,19 @@ func spawn(opts Options) (*child, error) {
 	w.close()
 	go c.wait(c.record)
 	return c, nil
+}
+
+// prepare starts the copy that waits.
+func prepare(opts Options, with surroundings) (*waiting, error) {
+	stdout, stderr, err := openOutputs(opts)
+	if err != nil {
+		return nil, err
+	}
+	if stdout != nil {
+		defer stdout.Close()
+		defer stderr.Close() // the same file, maybe; then this is in vain
+	}
+	return startWaiting(stdout, stderr, with.files)
 }
 
 func putOnRecord(w *waiting, path string) (*child, error) {
@@ -92,7 +112,7 @@ func putOnRecord(w *waiting, path string) (*child, error) {
 
 // specOf says what to execute. A program with a slash is relative to the process's
 // working directory, as a shell there would take it.
-func specOf(opts Options) (*spec, error) {
+func specOf(opts Options, with surroundings) (*spec, error) {
 	if len(opts.Command) == 0 {
 		return nil, errors.New("there is no command")
 	}
@@ -106,7 +126,13 @@ func specOf(opts Options) (*spec, error) {
 	} else {
 		return nil, err
 	}
-	s := &spec{Path: []byte(name), Dir: []byte(opts.Dir), Args: bytesOf(opts.Command), Env: bytesOf(environment(opts)), User: opts.User}
+	env := append(environment(opts), with.env...)
+	numbers := with.numbers
+	if n := len(with.files); n > 0 {
+		env = append(env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_FDNAMES="+strings.Join(with.names, ":"))
+		numbers = append(slices.Clone(numbers), "LISTEN_PID")
+	}
+	s := &spec{Path: []byte(name), Dir: []byte(opts.Dir), Args: bytesOf(opts.Command), Env: bytesOf(env), Numbers: numbers, User: opts.User}
 	credential, err := credentialOf(opts.User)
 	s.Credential = credential
 	return s, err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -22,6 +23,7 @@ const notExecuted = 127
 type spec struct {
 	Path, Dir  []byte
 	Args, Env  [][]byte
+	Numbers    []string            // variables that hold the process's own number
 	User       string              // for the error
 	Credential *syscall.Credential // nil: the agent's own
 }
@@ -44,7 +46,7 @@ type waiting struct {
 
 // startWaiting starts the copy. Nothing of its environment would stay, and what
 // the Go runtime takes from one is not for it.
-func startWaiting(stdout, stderr *os.File) (*waiting, error) {
+func startWaiting(stdout, stderr *os.File, files []*os.File) (*waiting, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -53,7 +55,7 @@ func startWaiting(stdout, stderr *os.File) (*waiting, error) {
 	defer theirs.Close()
 	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), cmd: &exec.Cmd{
 		Path: "/proc/self/exe", Args: []string{ExecName}, Env: []string{},
-		Stdin: theirs, Stdout: os.Stdout, Stderr: os.Stderr,
+		Stdin: theirs, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: files,
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 	}}
 	if stdout != nil {
@@ -133,9 +135,13 @@ func (s *spec) become() report {
 			return reportOf("chdir", s.Dir, err)
 		}
 	}
+	env := texts(s.Env)
+	for _, name := range s.Numbers {
+		env = append(env, name+"="+strconv.Itoa(os.Getpid()))
+	}
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		// This also sets the limit of open files back, which the Go runtime has raised.
-		err := syscall.Exec(string(s.Path), texts(s.Args), texts(s.Env))
+		err := syscall.Exec(string(s.Path), texts(s.Args), env)
 		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyTime {
 			return reportOf("fork/exec", s.Path, err)
 		}

@@ -18,11 +18,11 @@ import (
 // playHalf is an agent that has not yet said what to execute, or has done so and
 // does not know yet whether it went well.
 func playHalf(told bool) {
-	w, err := startWaiting(nil, nil)
+	w, err := startWaiting(nil, nil, nil)
 	if err == nil {
 		_, err = putOnRecord(w, "state")
 	}
-	s, specErr := specOf(Options{Command: []string{"./program"}, Dir: ".", Env: map[string]string{"ROLE": "plain"}})
+	s, specErr := specOf(Options{Command: []string{"./program"}, Dir: ".", Env: map[string]string{"ROLE": "plain"}}, surroundings{})
 	if err := errors.Join(err, specErr); err != nil {
 		os.Exit(5)
 	}
@@ -86,7 +86,7 @@ func TestKilledBeforeExec(t *testing.T) {
 
 // Half a word is none.
 func TestTornSpec(t *testing.T) {
-	w, err := startWaiting(nil, nil)
+	w, err := startWaiting(nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

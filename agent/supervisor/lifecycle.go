@@ -11,7 +11,11 @@ import (
 func (s *Supervisor) start(ctx context.Context, env []string) error {
 	s.enter(Starting)
 	s.written.begin(s.opts)
-	c, err := spawn(s.opts)
+	with, err := s.surroundings()
+	var c *child
+	if err == nil {
+		c, err = spawn(s.opts, with)
+	}
 	if err != nil {
 		s.enter(Stopped)
 		return fmt.Errorf("%w: %w", ErrStartFailed, err)

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"io"
+	"io/fs"
 	"syscall"
 	"time"
 )
@@ -25,8 +26,11 @@ type Options struct {
 	StopSignal  syscall.Signal    // SIGTERM if zero
 	StopTimeout time.Duration     // then SIGKILL
 	Restart     Policy
-	Output      string // stdout and stderr are appended there; "" is the agent's own
-	Spool       string // to the agent's own by way of the files Spool.out and Spool.err; "": without
+	Output      string        // stdout and stderr are appended there; "" is the agent's own
+	Spool       string        // to the agent's own by way of the files Spool.out and Spool.err; "": without
+	Sockets     []Socket      // held for it
+	Limits      Limits        // what it may use, and how it is treated
+	Watchdog    time.Duration // it has to give a sign of life so often (WATCHDOG=1); 0: it need not
 	Ready       Ready
 	Reload      Reload
 	Precheck    []string // a command that has to succeed on new files
@@ -40,10 +44,33 @@ type Options struct {
 	Stdout, Stderr io.Writer // what is spooled is copied there; nil: os.Stdout, os.Stderr
 }
 
-// Ready is when a started process counts as up: HTTP, TCP or Exec if one is set,
-// otherwise after living for Delay.
+// A Socket is held by the agent for the process, which finds it open when it starts.
+type Socket struct {
+	Listen      string      // "tcp:host:port", "unix:/path"
+	Name        string      // in LISTEN_FDNAMES
+	Mode        fs.FileMode // of a unix socket
+	User, Group string      // that a unix socket belongs to; "": whose the process is
+	Nonblocking bool        // it is handed over so
+}
+
+// Limits are set between fork and exec.
+type Limits struct {
+	Umask     *int
+	Nice      *int
+	Resources []Resource
+}
+
+// A Resource is one limit of setrlimit(2).
+type Resource struct {
+	Name       string // as in its man page, in lower case without RLIMIT_: nofile
+	Soft, Hard uint64
+}
+
+// Ready is when a started process counts as up: HTTP, TCP or Exec if one is set, or
+// when it says so itself (Notify), otherwise after living for Delay.
 type Ready struct {
-	Delay time.Duration
+	Delay  time.Duration
+	Notify bool // READY=1
 	Probe
 	Timeout time.Duration
 }

@@ -13,6 +13,7 @@ type Reload struct {
 	Signal  syscall.Signal
 	Exec    []string
 	HTTP    string // asked by POST; 2xx is success
+	Confirm bool   // it has to say RELOADING=1, then READY=1, within Timeout
 	Timeout time.Duration
 }
 

@@ -198,6 +198,10 @@ func (s *Supervisor) Hold(ctx context.Context) error {
 	})
 }
 
+// Prepare gets ready what the next Start needs, so that the process is away for a
+// shorter time. What it cannot get ready, Start does.
+func (s *Supervisor) Prepare(context.Context) {}
+
 // Stop ends the process and all of its group, and keeps it down. It is no error
 // if it is down. The error wraps ErrStopFailed if something survives.
 func (s *Supervisor) Stop(ctx context.Context) error {

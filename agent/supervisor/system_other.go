@@ -34,7 +34,12 @@ func (s *Supervisor) follow() func() { return func() {} }
 // ExecMain does nothing: no process is started here.
 func ExecMain() {}
 
-func spawn(Options) (*child, error)                  { return nil, errSystem }
+// surroundings exist on Linux only.
+type surroundings struct{}
+
+func (*Supervisor) surroundings() (surroundings, error) { return surroundings{}, errSystem }
+
+func spawn(Options, surroundings) (*child, error)    { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
 func (*child) signal(syscall.Signal) error           { return nil }
 func (*child) close()                                {}

@@ -8,10 +8,11 @@ import (
 
 // Backoff is how restarts are spaced. The zero value is the default.
 type Backoff struct {
-	First time.Duration // before the first restart; doubles each time
-	Max   time.Duration // the longest delay
-	Limit int           // restarts in a row, then the process stays down
-	Quiet time.Duration // a run that long begins the count anew
+	First  time.Duration // before the first restart; doubles each time
+	Max    time.Duration // the longest delay
+	Limit  int           // restarts within Window, then the process stays down; less than 0: no limit
+	Window time.Duration
+	Quiet  time.Duration // a run that long begins the count anew
 }
 
 func (b Backoff) withDefaults() Backoff {
@@ -24,6 +25,9 @@ func (b Backoff) withDefaults() Backoff {
 	if b.Limit == 0 {
 		b.Limit = 50 // with the longest delay about 20 minutes
 	}
+	if b.Window == 0 {
+		b.Window = time.Hour // more than so many take, even where each waits half a minute to be ready
+	}
 	if b.Quiet == 0 {
 		b.Quiet = time.Minute
 	}
@@ -33,7 +37,7 @@ func (b Backoff) withDefaults() Backoff {
 // again plans the next attempt, or gives up.
 func (s *Supervisor) again() {
 	b := s.opts.Backoff.withDefaults()
-	if s.restarts >= b.Limit {
+	if b.Limit >= 0 && s.restarts >= b.Limit {
 		s.log.Error("the process does not stay up; it is left down until a patch or a new start of the agent", "attempts", s.restarts)
 		s.enter(Failed)
 		return

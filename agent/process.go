@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"patchagent/agent/config"
@@ -103,14 +106,19 @@ func processOptions(cfg *config.Config) supervisor.Options {
 		Spool:          filepath.Join(cfg.State.Dir, outputName),
 		OutputMaxSize:  int64(cfg.Log.MaxSize),
 		OutputMaxFiles: cfg.Log.MaxFiles,
+		Sockets:        heldSockets(t),
+		Limits:         limits(t),
+		Watchdog:       time.Duration(t.Watchdog),
+		Backoff:        backoff(t),
 		Ready: supervisor.Ready{
 			Delay:   time.Duration(t.Ready.Delay),
+			Notify:  t.Ready.Notify,
 			Probe:   supervisor.Probe{HTTP: t.Ready.HTTP, TCP: t.Ready.TCP, Exec: t.Ready.Exec},
 			Timeout: time.Duration(t.Ready.Timeout),
 		},
 		Reload: supervisor.Reload{
 			Signal: t.Reload.Signal.Number, HTTP: t.Reload.HTTP, Exec: t.Reload.Exec,
-			Timeout: time.Duration(t.Reload.Timeout),
+			Confirm: t.Reload.Confirm == config.ConfirmNotify, Timeout: time.Duration(t.Reload.Timeout),
 		},
 		Precheck: t.Reload.Precheck,
 		Health: supervisor.Health{
@@ -120,4 +128,37 @@ func processOptions(cfg *config.Config) supervisor.Options {
 		},
 		StateFile: filepath.Join(cfg.State.Dir, processName),
 	}
+}
+
+func heldSockets(t config.Target) []supervisor.Socket {
+	var held []supervisor.Socket
+	for _, s := range t.Sockets {
+		held = append(held, supervisor.Socket{
+			Listen: s.Listen, Name: s.Name, Mode: fs.FileMode(s.Mode.Bits), User: s.User, Group: s.Group, Nonblocking: s.Nonblocking,
+		})
+	}
+	return held
+}
+
+func limits(t config.Target) supervisor.Limits {
+	l := supervisor.Limits{Nice: t.Nice}
+	if t.Umask.Set {
+		l.Umask = new(t.Umask.Bits)
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.Rlimits)) {
+		limit := t.Rlimits[name]
+		l.Resources = append(l.Resources, supervisor.Resource{Name: name, Soft: limit.Soft, Hard: limit.Hard})
+	}
+	return l
+}
+
+func backoff(t config.Target) supervisor.Backoff {
+	b := supervisor.Backoff{
+		First: time.Duration(t.RestartDelay), Max: time.Duration(t.RestartMaxDelay),
+		Limit: t.RestartLimit, Window: time.Duration(t.RestartWindow),
+	}
+	if b.Limit == 0 {
+		b.Limit = -1 // its zero is its default, and ours is no limit
+	}
+	return b
 }

@@ -91,21 +91,31 @@ type Log struct {
 
 // Target is the process and the tree that patches change.
 type Target struct {
-	Root        string
-	Command     []string // as written
-	Dir         string   // "" is Root; see WorkDir
-	Env         map[string]string
-	User        string
-	StopSignal  Signal
-	StopTimeout Duration
-	Restart     string
-	Output      string
-	Protect     []string
-	Gate        Gate
-	Reload      Reload
-	Ready       Ready
-	Health      Health
-	Sockets     []Socket
+	Root            string
+	Command         []string // as written; none where External is set
+	Dir             string   // "" is Root; see WorkDir
+	Env             map[string]string
+	User            string
+	StopSignal      Signal
+	StopTimeout     Duration
+	Restart         string
+	RestartDelay    Duration // before the first restart; doubles each time
+	RestartMaxDelay Duration
+	RestartLimit    int // within RestartWindow; 0: as many as it takes
+	RestartWindow   Duration
+	Watchdog        Duration // 0: none
+	Umask           Octal
+	Nice            *int // nil: the agent's own
+	Rlimits         Rlimits
+	Output          string
+	Protect         []string
+	Gate            Gate
+	Reload          Reload
+	Ready           Ready
+	Health          Health
+	Hooks           Hooks
+	External        External
+	Sockets         []Socket
 }
 
 // WorkDir is the process's working directory.
@@ -157,10 +167,24 @@ type Health struct {
 	Window   Duration
 }
 
-// Socket is held by the agent for the process.
-type Socket struct {
-	Listen string
-	Name   string
+// Hooks are commands around a patch; each that is set is run.
+type Hooks struct {
+	BeforeStop    []string
+	AfterFiles    []string
+	AfterStart    []string
+	AfterRollback []string
+	Timeout       Duration // of each
+}
+
+// External are the commands for a service that another manager runs. Without Reload
+// the service is told by the ways of Target.Reload, or not at all.
+type External struct {
+	Set     bool
+	Start   []string
+	Stop    []string
+	Reload  []string
+	Status  []string
+	Timeout Duration // of each
 }
 
 // Duration is a time.Duration that is written "5s".
@@ -254,7 +278,8 @@ func (s *Signal) UnmarshalText(text []byte) error {
 }
 
 // Default is the configuration of an empty file, with paths as they would be
-// written. region and target.command have no default.
+// written. region and target.command have no default, nor have the keys that
+// target.external and target.socket need.
 func Default() *Config {
 	return &Config{
 		Patch: Patch{
@@ -268,10 +293,13 @@ func Default() *Config {
 		Log:   Log{Level: "info", Format: FormatText, MaxSize: 64 << 20, MaxFiles: 5},
 		Target: Target{
 			Root: ".", StopSignal: Signal{"SIGTERM", syscall.SIGTERM}, StopTimeout: Duration(10 * time.Second), Restart: RestartOnFailure,
-			Gate:   Gate{Retry: Duration(5 * time.Second), MaxWait: Duration(30 * time.Minute)},
-			Reload: Reload{Signal: Signal{"SIGHUP", syscall.SIGHUP}, Confirm: ConfirmNone, Timeout: Duration(10 * time.Second)},
-			Ready:  Ready{Delay: Duration(100 * time.Millisecond), Timeout: Duration(30 * time.Second)},
-			Health: Health{Interval: Duration(time.Second), Timeout: Duration(time.Second), Failures: 3, Window: Duration(10 * time.Second)},
+			RestartDelay: Duration(200 * time.Millisecond), RestartMaxDelay: Duration(30 * time.Second), RestartLimit: 50, RestartWindow: Duration(time.Hour),
+			Gate:     Gate{Retry: Duration(5 * time.Second), MaxWait: Duration(30 * time.Minute)},
+			Reload:   Reload{Signal: Signal{"SIGHUP", syscall.SIGHUP}, Confirm: ConfirmNone, Timeout: Duration(10 * time.Second)},
+			Ready:    Ready{Delay: Duration(100 * time.Millisecond), Timeout: Duration(30 * time.Second)},
+			Health:   Health{Interval: Duration(time.Second), Timeout: Duration(time.Second), Failures: 3, Window: Duration(10 * time.Second)},
+			Hooks:    Hooks{Timeout: Duration(30 * time.Second)},
+			External: External{Timeout: Duration(time.Minute)},
 		},
 	}
 }
@@ -290,7 +318,8 @@ type field struct {
 	when  string
 }
 
-// fields is the list of all keys but target.socket, which is a list of tables.
+// fields is the list of all keys but those of target.socket, which is a list of tables:
+// Socket has them.
 func (c *Config) fields() []field {
 	t := &c.Target
 	return []field{
@@ -327,6 +356,14 @@ func (c *Config) fields() []field {
 		{"target.stop_signal", &t.StopSignal, live},
 		{"target.stop_timeout", &t.StopTimeout, live},
 		{"target.restart", &t.Restart, live},
+		{"target.restart_delay", &t.RestartDelay, live},
+		{"target.restart_max_delay", &t.RestartMaxDelay, live},
+		{"target.restart_limit", &t.RestartLimit, live},
+		{"target.restart_window", &t.RestartWindow, live},
+		{"target.watchdog", &t.Watchdog, start},
+		{"target.umask", &t.Umask, start},
+		{"target.nice", &t.Nice, start},
+		{"target.rlimits", &t.Rlimits, start},
 		{"target.output", &t.Output, start},
 		{"target.protect", &t.Protect, live},
 		{"target.gate.exec", &t.Gate.Exec, live},
@@ -352,6 +389,16 @@ func (c *Config) fields() []field {
 		{"target.health.timeout", &t.Health.Timeout, live},
 		{"target.health.failures", &t.Health.Failures, live},
 		{"target.health.window", &t.Health.Window, live},
+		{"target.hooks.before_stop", &t.Hooks.BeforeStop, live},
+		{"target.hooks.after_files", &t.Hooks.AfterFiles, live},
+		{"target.hooks.after_start", &t.Hooks.AfterStart, live},
+		{"target.hooks.after_rollback", &t.Hooks.AfterRollback, live},
+		{"target.hooks.timeout", &t.Hooks.Timeout, live},
+		{"target.external.start", &t.External.Start, live},
+		{"target.external.stop", &t.External.Stop, live},
+		{"target.external.reload", &t.External.Reload, live},
+		{"target.external.status", &t.External.Status, live},
+		{"target.external.timeout", &t.External.Timeout, live},
 	}
 }
 

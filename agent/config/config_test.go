@@ -235,24 +235,6 @@ func TestDefaultGivesPlace(t *testing.T) {
 	}
 }
 
-// What this version does not do is refused when it is asked for, and only then.
-func TestNotYetSupported(t *testing.T) {
-	for key, values := range map[string][2]string{
-		"target.gate.exec": {`["x"]`, ""}, "target.gate.http": {`"http://h/"`, ""},
-		"target.reload.confirm": {`"notify"`, `"none"`}, "target.ready.notify": {`true`, `false`},
-	} {
-		if _, err := loadText(t, without(key, values[0])); err == nil || !strings.Contains(err.Error(), "is not yet supported") {
-			t.Errorf("%s = %s: %v", key, values[0], err)
-		}
-		if values[1] == "" {
-			continue
-		}
-		if _, err := loadText(t, without(key, values[1])); err != nil {
-			t.Errorf("%s = %s: %v", key, values[1], err)
-		}
-	}
-}
-
 func TestLoaded(t *testing.T) {
 	c, err := loadText(t, `region = "r"
 build = 7
@@ -336,19 +318,29 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	when := map[string]string{live: "at once", start: "next start of the process", restart: "restart of the agent"}
-	for _, f := range Default().fields() {
-		want := asTOML(reflect.ValueOf(f.value).Elem())
-		switch f.key {
-		case "region", "build", "target.command":
-			want = written[f.key]
-		}
-		if got := written[f.key]; got == "" || got != want {
-			t.Errorf("agent.toml has %s = %s, the default is %s", f.key, got, want)
-		}
-		row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(f.key) + "` \\|.*\\| " + when[f.when] + " \\|$")
+	documented := func(key string, f field) {
+		row := regexp.MustCompile("(?m)^\\| `" + regexp.QuoteMeta(key) + "` \\|.*\\| " + when[f.when] + " \\|$")
 		if !row.Match(document) {
-			t.Errorf("docs/configuration.md has no row for %s that ends in %q", f.key, when[f.when])
+			t.Errorf("docs/configuration.md has no row for %s that ends in %q", key, when[f.when])
 		}
+		want := asTOML(reflect.ValueOf(f.value).Elem())
+		switch key {
+		case "region", "build", "target.command", "target.nice", "target.socket.listen": // without a default, or with the sample's own
+			want = written[key]
+		}
+		if got := written[key]; got == "" || got != want {
+			t.Errorf("agent.toml has %s = %s, the default is %s", key, got, want)
+		}
+	}
+	for _, f := range Default().fields() {
+		documented(f.key, f)
+	}
+	c, err := loadText(t, base+"[[target.socket]]\nlisten = \"unix:/run/app.sock\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range c.Target.Sockets[0].fields() {
+		documented(socketKey+"."+f.key, f)
 	}
 }
 
@@ -357,11 +349,11 @@ func asTOML(v reflect.Value) string {
 	switch x := v.Interface().(type) {
 	case string:
 		return fmt.Sprintf("%q", x)
-	case Duration, Size, Signal:
+	case Duration, Size, Signal, Octal:
 		return fmt.Sprintf("%q", x)
 	case []string:
 		return "[]"
-	case map[string]string:
+	case map[string]string, Rlimits:
 		return "{}"
 	default:
 		return fmt.Sprint(x)
@@ -381,7 +373,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if c.Region == "" || len(c.Target.Command) == 0 || !filepath.IsAbs(c.Patch.Dir) || !filepath.IsAbs(c.Target.Root) {
+		if c.Region == "" || (len(c.Target.Command) == 0) != c.Target.External.Set || !filepath.IsAbs(c.Patch.Dir) || !filepath.IsAbs(c.Target.Root) {
 			t.Fatalf("%+v", c)
 		}
 	})

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -111,6 +110,8 @@ type reader struct {
 	bad      map[string]bool // keys and sections whose value was not taken
 	problems []Problem
 	more     int // problems beyond maxProblems
+
+	socketLines []int // of each of target.socket
 }
 
 // problem is about a known key; its line is that of the key in the file.
@@ -136,8 +137,6 @@ func (r *reader) full() bool {
 	return true
 }
 
-const socketKey = "target.socket"
-
 // take assigns every known key and complains of every other.
 func (r *reader) take() {
 	known := map[string]any{}
@@ -152,7 +151,9 @@ func (r *reader) take() {
 			}
 		}
 	}
-	names = append(names, socketKey+".listen", socketKey+".name")
+	for _, f := range new(Socket).fields() {
+		names = append(names, socketKey+"."+f.key)
+	}
 	for _, k := range r.keys {
 		key := k.String() // with quotes where a part has a dot, so that "patch.dir" is not taken for patch.dir
 		value := at(r.values, k)
@@ -167,7 +168,7 @@ func (r *reader) take() {
 				r.bad[key] = true
 				r.problemAt(k, "%v", err)
 			}
-		case strings.HasPrefix(key, "target.env.") || key == socketKey || strings.HasPrefix(key, socketKey+"."):
+		case strings.HasPrefix(key, "target.env.") || strings.HasPrefix(key, "target.rlimits.") || key == socketKey || strings.HasPrefix(key, socketKey+"."):
 			// Part of a value that is taken as a whole.
 		case tables[key] && isTable:
 			r.set[key] = true
@@ -207,62 +208,6 @@ func at(values map[string]any, key toml.Key) any {
 	return v
 }
 
-func (r *reader) sockets() {
-	value := at(r.values, toml.Key{"target", "socket"})
-	if value == nil {
-		return
-	}
-	r.set[socketKey] = true
-	list, ok := value.([]map[string]any)
-	if !ok {
-		r.problem(socketKey, "is a list of tables; write [[%s]]", socketKey)
-		return
-	}
-	lines := socketLines(r.data, len(list))
-	for i, table := range list {
-		wrong := func(format string, args ...any) {
-			if !r.full() {
-				r.add(Problem{Line: lines[i], Key: socketKey, Message: fmt.Sprintf(format, args...)})
-			}
-		}
-		var s Socket
-		sound := true
-		for _, key := range slices.Sorted(maps.Keys(table)) {
-			target := map[string]*string{"listen": &s.Listen, "name": &s.Name}[key]
-			if target == nil {
-				sound = false
-				wrong("there is no key %s in it; did you mean %s?", key, nearest(key, []string{"listen", "name"}, nil, nil))
-			} else if err := assign(target, table[key]); err != nil {
-				sound = false
-				wrong("%s %v", key, err)
-			}
-		}
-		if sound && !s.sound() {
-			wrong(`listen is %q; write "tcp:127.0.0.1:8080" or "unix:/run/app.sock"`, s.Listen)
-		}
-		r.cfg.Target.Sockets = append(r.cfg.Target.Sockets, s)
-	}
-}
-
-var socketHeader = regexp.MustCompile(`^\s*\[\[\s*target\s*\.\s*socket\s*\]\]`)
-
-// socketLines returns the lines on which the n tables begin, of which the library
-// knows only the last. They are 0 where they are written in another way.
-func socketLines(data string, n int) []int {
-	var lines []int
-	number := 0
-	for line := range strings.Lines(data) {
-		number++
-		if socketHeader.MatchString(line) {
-			lines = append(lines, number)
-		}
-	}
-	if len(lines) != n {
-		return make([]int, n)
-	}
-	return lines
-}
-
 // assign takes a value of the file into where it belongs.
 func assign(target, value any) error {
 	switch t := target.(type) {
@@ -295,8 +240,16 @@ func assign(target, value any) error {
 		*t = int(n)
 	case *[]string:
 		return assignList(t, value)
+	case **int:
+		n := new(int)
+		if err := assign(n, value); err != nil {
+			return err
+		}
+		*t = n
 	case *map[string]string:
 		return assignTable(t, value)
+	case *Rlimits:
+		return t.assign(value)
 	case encoding.TextUnmarshaler:
 		s, ok := value.(string)
 		if !ok {
@@ -305,6 +258,8 @@ func assign(target, value any) error {
 				return mismatch(value, `a duration with its unit, in quotes: write "5s"`)
 			case *Size:
 				return mismatch(value, `a size with its unit, in quotes: write "64MiB"`)
+			case *Octal:
+				return mismatch(value, `octal digits in quotes: write "0640"`)
 			}
 			return mismatch(value, "a string in quotes")
 		}

@@ -41,11 +41,7 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 	t := c.Target
 	check("target.root", t.Root, needDir("target.root", t.Root))
 	check("target.dir", t.WorkDir(), needDir("target.dir", t.WorkDir()))
-	for _, c := range []struct {
-		key  string
-		argv []string
-	}{{"target.command", t.Command}, {"target.reload.exec", t.Reload.Exec}, {"target.reload.precheck", t.Reload.Precheck},
-		{"target.ready.exec", t.Ready.Exec}, {"target.health.exec", t.Health.Exec}} {
+	for _, c := range slices.Concat([]command{{"target.command", t.Command}}, t.commands()) {
 		if len(c.argv) > 0 {
 			check(c.key, strings.Join(c.argv, " "), t.findCommand(c.argv))
 		}

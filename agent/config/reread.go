@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -154,16 +155,17 @@ func (r *Reloader) Reread() (*Config, error) {
 func (r *Reloader) Again() { r.seen = [sha256.Size]byte{} }
 
 // Changed compares two configurations: the keys that take effect at once or at the
-// process's next start, and those that need a restart of the agent.
+// process's next start, and those that need a restart of the agent. Where the service
+// is another manager's in one and the agent's own in the other, that is so for all of
+// [target]: half of the one and half of the other would be no service.
 func Changed(before, after *Config) (soon, later []string) {
 	was, is := before.fields(), after.fields()
 	for i := range is {
-		if reflect.DeepEqual(was[i].value, is[i].value) {
-			continue
-		}
-		if is[i].when == restart {
+		switch {
+		case reflect.DeepEqual(was[i].value, is[i].value):
+		case is[i].when == restart || handedOver(before, after) && isTarget(is[i].key):
 			later = append(later, is[i].key)
-		} else {
+		default:
 			soon = append(soon, is[i].key)
 		}
 	}
@@ -174,8 +176,11 @@ func Changed(before, after *Config) (soon, later []string) {
 }
 
 // KeepFixed takes back, from the configuration in force, the keys that need a
-// restart of the agent.
+// restart of the agent (see Changed).
 func (c *Config) KeepFixed(inForce *Config) {
+	if handedOver(inForce, c) {
+		c.Target = inForce.Target
+	}
 	old := inForce.fields()
 	for i, f := range c.fields() {
 		if f.when == restart {
@@ -184,3 +189,11 @@ func (c *Config) KeepFixed(inForce *Config) {
 	}
 	c.Target.Sockets = inForce.Target.Sockets
 }
+
+// handedOver says whether the service has passed from the agent to another manager,
+// or back.
+func handedOver(before, after *Config) bool {
+	return before.Target.External.Set != after.Target.External.Set
+}
+
+func isTarget(key string) bool { return strings.HasPrefix(key, "target.") }

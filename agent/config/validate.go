@@ -33,13 +33,7 @@ func (r *reader) validate() {
 	if c.Build < 0 {
 		r.problem("build", "must not be negative")
 	}
-	switch {
-	case r.bad["target"] || r.bad["target.command"]:
-	case len(c.Target.Command) == 0:
-		r.problem("target.command", `must be set: the program and its arguments, such as ["bin/app", "-v"]`)
-	case slices.Contains(c.Target.Command, ""):
-		r.problem("target.command", "has an empty string in it; all of it must be the program and its arguments")
-	}
+	r.service()
 	// First, since a default that gives place to what is set has no bounds to keep.
 	r.methods()
 	r.words()
@@ -48,7 +42,8 @@ func (r *reader) validate() {
 	r.signers()
 	r.commands()
 	r.signals()
-	r.later()
+	r.treatment()
+	r.listeners()
 }
 
 func (r *reader) words() {
@@ -86,7 +81,8 @@ func (r *reader) bounds() {
 		"target.ready.timeout": int64(c.Target.Ready.Timeout), "target.gate.retry": int64(c.Target.Gate.Retry),
 		"target.gate.max_wait": int64(c.Target.Gate.MaxWait), "target.health.interval": int64(c.Target.Health.Interval),
 		"target.health.timeout": int64(c.Target.Health.Timeout), "target.health.failures": int64(c.Target.Health.Failures),
-		"target.health.window": int64(c.Target.Health.Window),
+		"target.health.window": int64(c.Target.Health.Window), "target.hooks.timeout": int64(c.Target.Hooks.Timeout),
+		"target.external.timeout": int64(c.Target.External.Timeout), "target.restart_window": int64(c.Target.RestartWindow),
 	}
 	for key, v := range positive {
 		if v <= 0 {
@@ -105,6 +101,7 @@ func (r *reader) bounds() {
 	if c.State.Keep < 0 {
 		r.problem("state.keep", "must not be negative")
 	}
+	r.restarts()
 	if c.Target.Ready.Delay > c.Target.Ready.Timeout {
 		r.problem("target.ready.delay", "is %s, longer than target.ready.timeout, which is %s", c.Target.Ready.Delay, c.Target.Ready.Timeout)
 	}
@@ -146,12 +143,9 @@ func (r *reader) commands() {
 			r.problem("target.env", "%q is not the name of an environment variable", key)
 		}
 	}
-	for key, argv := range map[string][]string{
-		"target.gate.exec": c.Target.Gate.Exec, "target.reload.exec": c.Target.Reload.Exec, "target.reload.precheck": c.Target.Reload.Precheck,
-		"target.ready.exec": c.Target.Ready.Exec, "target.health.exec": c.Target.Health.Exec,
-	} {
-		if len(argv) > 0 && argv[0] == "" {
-			r.problem(key, "begins with an empty string; it must begin with a program")
+	for _, command := range c.Target.commands() {
+		if len(command.argv) > 0 && command.argv[0] == "" {
+			r.problem(command.key, "begins with an empty string; it must begin with a program")
 		}
 	}
 	for key, endpoint := range map[string]string{
@@ -167,9 +161,39 @@ func (r *reader) commands() {
 			r.problem(key, `%q is not an address; write one like "127.0.0.1:8080"`, address)
 		}
 	}
-	if u := c.Target.User; strings.HasPrefix(u, "-") || strings.ContainsFunc(u, func(c rune) bool { return c <= ' ' || c == ':' || c == '/' }) {
+	if u := c.Target.User; !nameOfUser(u) {
 		r.problem("target.user", "%q is not the name of a user", u)
 	}
+}
+
+// A command is one of the keys that name what the agent runs.
+type command struct {
+	key  string
+	argv []string
+}
+
+// commands are all but target.command.
+func (t Target) commands() []command {
+	return []command{
+		{"target.gate.exec", t.Gate.Exec},
+		{"target.reload.exec", t.Reload.Exec},
+		{"target.reload.precheck", t.Reload.Precheck},
+		{"target.ready.exec", t.Ready.Exec},
+		{"target.health.exec", t.Health.Exec},
+		{"target.hooks.before_stop", t.Hooks.BeforeStop},
+		{"target.hooks.after_files", t.Hooks.AfterFiles},
+		{"target.hooks.after_start", t.Hooks.AfterStart},
+		{"target.hooks.after_rollback", t.Hooks.AfterRollback},
+		{"target.external.start", t.External.Start},
+		{"target.external.stop", t.External.Stop},
+		{"target.external.reload", t.External.Reload},
+		{"target.external.status", t.External.Status},
+	}
+}
+
+// nameOfUser says whether it can be one, or one of a group.
+func nameOfUser(name string) bool {
+	return !strings.HasPrefix(name, "-") && !strings.ContainsFunc(name, func(c rune) bool { return c <= ' ' || c == ':' || c == '/' })
 }
 
 // signers refuses a demand for signatures that nobody's could meet.
@@ -202,15 +226,6 @@ func hostPort(address string) bool {
 	host, port, err := net.SplitHostPort(address)
 	n, notNumber := strconv.ParseUint(port, 10, 16)
 	return err == nil && host != "" && notNumber == nil && n > 0
-}
-
-// sound says whether the socket's address is one.
-func (s Socket) sound() bool {
-	if address, ok := strings.CutPrefix(s.Listen, "tcp:"); ok {
-		return hostPort(address)
-	}
-	socket, ok := strings.CutPrefix(s.Listen, "unix:")
-	return ok && path.IsAbs(socket)
 }
 
 // checkEndpoint accepts http://host/path, https://host/path and unix:/socket:/path.
@@ -247,6 +262,23 @@ func (r *reader) methods() {
 		c.Target.Gate.Set = c.Target.Gate.Set || strings.HasPrefix(key, "target.gate")
 		c.Target.Health.Set = c.Target.Health.Set || strings.HasPrefix(key, "target.health")
 	}
+	if c.Target.Gate.Set && len(c.Target.Gate.Exec) == 0 && c.Target.Gate.HTTP == "" && !r.refused("target.gate") {
+		r.problem("target.gate", "asks nobody; set exec or http in it, or leave it out")
+	}
+	if reload := c.Target.Reload; reload.Confirm == ConfirmNotify && reload.Signal == (Signal{}) && len(reload.Exec) == 0 && reload.HTTP == "" &&
+		!c.Target.External.Set && !r.refused("target.reload") {
+		r.problem("target.reload.confirm", "is %q, and the process is not told anything that it could confirm; set signal, exec or http", ConfirmNotify)
+	}
+}
+
+// refused says whether a section, or a key in it, has a value that was not taken.
+func (r *reader) refused(section string) bool {
+	for key := range r.bad {
+		if key == section || strings.HasPrefix(key, section+".") || strings.HasPrefix(section, key+".") {
+			return true
+		}
+	}
+	return false
 }
 
 // oneOf complains if more than one of a section's ways is set to something.
@@ -276,23 +308,14 @@ func zero(value any) bool {
 		return *v == 0
 	case *Signal:
 		return *v == Signal{}
+	case *Octal:
+		return !v.Set
+	case **int:
+		return *v == nil
+	case *Rlimits:
+		return len(*v) == 0
 	default:
 		return false
-	}
-}
-
-// later refuses what this version does not do yet, so that nobody relies on it.
-func (r *reader) later() {
-	c := r.cfg
-	for key, used := range map[string]bool{
-		"target.gate":           c.Target.Gate.Set,
-		socketKey:               r.set[socketKey],
-		"target.reload.confirm": c.Target.Reload.Confirm == ConfirmNotify,
-		"target.ready.notify":   c.Target.Ready.Notify,
-	} {
-		if used {
-			r.problem(key, "is not yet supported by this version; leave it out")
-		}
 	}
 }
 

@@ -357,7 +357,7 @@ func (*unwilling) UnmarshalTOML(any) error { return errors.New("found") }
 
 // maxKey is the longest key for which a nearest one is looked for by all of it:
 // twice the longest that there is.
-const maxKey = 50
+const maxKey = 54
 
 // nearest returns the known key, or for a table the section, that takes the fewest
 // changes to reach.

@@ -55,6 +55,8 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 		}
 		check("target.user", t.User, err)
 	}
+	t.checkTreatment(check)
+	t.checkSockets(ctx, check)
 	check("patch.dir", c.Patch.Dir, cmp.Or(checkPatchDir(c.Patch.Dir), canMake(c.Patch.Dir)))
 	check("state.dir", c.State.Dir, cmp.Or(checkPrivate("state.dir", c.State.Dir), canMake(c.State.Dir)))
 	check("agent.toml", c.Path, checkOwnFile(c.Path))

@@ -166,10 +166,19 @@ const externalKey = "target.external"
 // for it, and takes back what it has by default.
 func (r *reader) external() {
 	t := &r.cfg.Target
-	for key, argv := range map[string][]string{"start": t.External.Start, "stop": t.External.Stop, "status": t.External.Status} {
-		if key := externalKey + "." + key; len(argv) == 0 && !r.bad[key] && !r.bad[externalKey] {
-			r.problem(key, `must be set: the command that does it, such as ["systemctl", "%s", "app"]`, example[key])
+	for _, needed := range []struct {
+		name, verb string
+		argv       []string
+	}{{"start", "start", t.External.Start}, {"stop", "stop", t.External.Stop}, {"status", "is-active", t.External.Status}} {
+		key := externalKey + "." + needed.name
+		if len(needed.argv) > 0 || r.bad[key] || r.full() {
+			continue
 		}
+		line := r.lines(strings.Split(key, "."))
+		if line == 0 {
+			line = r.lines(strings.Split(externalKey, "."))
+		}
+		r.add(Problem{line, key, fmt.Sprintf(`must be set: the command that does it, such as ["systemctl", %q, "app"]`, needed.verb)})
 	}
 	const (
 		starter = "it is for the manager that starts the service to set"
@@ -196,8 +205,6 @@ func (r *reader) external() {
 	}
 	t.Reload.Signal = Signal{}
 }
-
-var example = map[string]string{externalKey + ".start": "start", externalKey + ".stop": "stop", externalKey + ".status": "is-active"}
 
 func (r *reader) ownOnly(key, why string) {
 	r.problem(key, "cannot be set together with [%s]: %s", externalKey, why)

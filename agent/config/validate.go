@@ -134,6 +134,10 @@ func (r *reader) paths() {
 	}
 }
 
+// protocol are the variables of sd_notify(3), sd_watchdog_enabled(3) and
+// sd_listen_fds(3). A second one of that name would be taken for the agent's.
+var protocol = []string{"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"}
+
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 func (r *reader) commands() {
@@ -141,6 +145,9 @@ func (r *reader) commands() {
 	for key := range c.Target.Env {
 		if !envName.MatchString(key) {
 			r.problem("target.env", "%q is not the name of an environment variable", key)
+		}
+		if slices.Contains(protocol, key) {
+			r.problem("target.env", "%s is for the agent to set: it tells the process where to report, or which sockets it has", key)
 		}
 	}
 	for _, command := range c.Target.commands() {

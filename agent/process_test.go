@@ -1,0 +1,106 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"patchagent/agent/config"
+	"patchagent/agent/supervisor"
+)
+
+func configured(t *testing.T, text string) *config.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "agent.toml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// What the file says about the process reaches who supervises it.
+func TestProcessOptions(t *testing.T) {
+	const minimal = "region = \"r\"\n[target]\ncommand = [\"app\"]\n"
+	// The fields that this test is about.
+	mapped := func(cfg *config.Config) supervisor.Options {
+		o := processOptions(cfg)
+		return supervisor.Options{
+			Command: o.Command, Env: o.Env, User: o.User, StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Restart: o.Restart, Backoff: o.Backoff,
+			Output: o.Output, OutputMaxSize: o.OutputMaxSize, OutputMaxFiles: o.OutputMaxFiles, Sockets: o.Sockets, Limits: o.Limits, Watchdog: o.Watchdog,
+			Ready: o.Ready, Reload: o.Reload, Precheck: o.Precheck, Health: o.Health,
+		}
+	}
+
+	plain := supervisor.Options{
+		Command: []string{"app"}, StopSignal: syscall.SIGTERM, StopTimeout: 10 * time.Second, Restart: supervisor.OnFailure,
+		Backoff: supervisor.Backoff{First: 200 * time.Millisecond, Max: 30 * time.Second, Limit: 50, Window: time.Hour},
+		Ready:   supervisor.Ready{Delay: 100 * time.Millisecond, Timeout: 30 * time.Second},
+		Reload:  supervisor.Reload{Signal: syscall.SIGHUP, Timeout: 10 * time.Second},
+		Health:  supervisor.Health{Interval: time.Second, Timeout: time.Second, Failures: 3, Window: 10 * time.Second},
+
+		OutputMaxSize: 64 << 20, OutputMaxFiles: 5,
+	}
+	if diff := cmp.Diff(plain, mapped(configured(t, minimal))); diff != "" {
+		t.Errorf("by default: %s", diff)
+	}
+
+	full := plain
+	full.Env, full.User, full.Output = map[string]string{"A": "1"}, "u", "/var/log/app"
+	full.StopSignal, full.StopTimeout, full.Restart = syscall.SIGQUIT, 3*time.Second, supervisor.Always
+	full.Backoff = supervisor.Backoff{First: time.Second, Max: 2 * time.Second, Limit: -1, Window: 3 * time.Minute}
+	full.Watchdog = 5 * time.Second
+	full.Limits = supervisor.Limits{Umask: new(0), Nice: new(-3), Resources: []supervisor.Resource{
+		{Name: "core", Soft: 0, Hard: config.Unlimited}, {Name: "nofile", Soft: 65536, Hard: 65536},
+	}}
+	full.Sockets = []supervisor.Socket{
+		{Listen: "tcp:[::1]:80", Name: "http", Nonblocking: true},
+		{Listen: "unix:/run/app", Name: "unknown", Mode: 0o640, User: "a", Group: "b"},
+	}
+	full.Ready = supervisor.Ready{Notify: true, Timeout: 4 * time.Second}
+	full.Reload = supervisor.Reload{Exec: []string{"tell"}, Confirm: true, Timeout: 6 * time.Second}
+	full.Precheck = []string{"look"}
+	got := mapped(configured(t, minimal+`
+env = { A = "1" }
+user = "u"
+output = "/var/log/app"
+stop_signal = "QUIT"
+stop_timeout = "3s"
+restart = "always"
+restart_delay = "1s"
+restart_max_delay = "2s"
+restart_limit = 0
+restart_window = "3m"
+watchdog = "5s"
+umask = "0"
+nice = -3
+rlimits = { nofile = 65536, core = "0:unlimited" }
+[target.ready]
+notify = true
+timeout = "4s"
+[target.reload]
+exec = ["tell"]
+precheck = ["look"]
+confirm = "notify"
+timeout = "6s"
+[[target.socket]]
+listen = "tcp:[::1]:80"
+name = "http"
+nonblocking = true
+[[target.socket]]
+listen = "unix:/run/app"
+mode = "0640"
+user = "a"
+group = "b"
+`))
+	if diff := cmp.Diff(full, got); diff != "" {
+		t.Errorf("in full: %s", diff)
+	}
+}

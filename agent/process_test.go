@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -102,5 +103,17 @@ group = "b"
 `))
 	if diff := cmp.Diff(full, got); diff != "" {
 		t.Errorf("in full: %s", diff)
+	}
+}
+
+// A unix socket that is held for the process is as safe from patches as what is the
+// agent's own.
+func TestHeldSocketIsGuarded(t *testing.T) {
+	cfg := configured(t, "region = \"r\"\n[target]\ncommand = [\"app\"]\n[[target.socket]]\nlisten = \"unix:/srv/app/run/app.sock\"\n[[target.socket]]\nlisten = \"tcp:127.0.0.1:80\"\n")
+	without := *cfg
+	without.Target.Sockets = nil
+	more := slices.DeleteFunc(guarded(cfg).Own, func(path string) bool { return slices.Contains(guarded(&without).Own, path) })
+	if diff := cmp.Diff([]string{"/srv/app/run/app.sock"}, more); diff != "" {
+		t.Error(diff)
 	}
 }

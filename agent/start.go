@@ -268,6 +268,11 @@ func guarded(cfg *config.Config) (g applier.Guarded) {
 	if program, err := os.Executable(); err == nil {
 		paths = append(paths, program)
 	}
+	for _, socket := range cfg.Target.Sockets {
+		if file := socket.File(); file != "" {
+			paths = append(paths, file)
+		}
+	}
 	for _, path := range paths {
 		own, links := config.Names(path)
 		g.Own, g.Links = append(g.Own, own...), append(g.Links, links...)

@@ -87,6 +87,7 @@ func parse(path string, data []byte) (*Config, error) {
 	r.validate()
 	r.cfg.absolute()
 	r.clashes()
+	r.intruders()
 	if len(r.problems) == 0 {
 		return r.cfg, nil
 	}

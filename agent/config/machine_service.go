@@ -31,7 +31,7 @@ func (t Target) checkTreatment(check func(subject, good string, err error)) {
 func (t Target) checkSockets(ctx context.Context, check func(subject, good string, err error)) {
 	for _, s := range t.Sockets {
 		err := s.canListen(ctx)
-		if err == nil && strings.HasPrefix(s.Listen, unixPrefix) {
+		if err == nil && s.File() != "" {
 			err = s.canOwn()
 		}
 		check(socketKey, s.Listen, err)
@@ -39,7 +39,7 @@ func (t Target) checkSockets(ctx context.Context, check func(subject, good strin
 }
 
 func (s Socket) canListen(ctx context.Context) error {
-	if file, ok := strings.CutPrefix(s.Listen, unixPrefix); ok {
+	if file := s.File(); file != "" {
 		return canMakeSocket(file)
 	}
 	host, port, err := net.SplitHostPort(strings.TrimPrefix(s.Listen, tcpPrefix))

@@ -108,11 +108,14 @@ func TestServiceRefused(t *testing.T) {
 		{held + "listen = \"unix:/a\"\nname = \"é\"\n", "it must be at most 255 characters of ASCII"},
 		{held + "listen = \"unix:/a\"\nname = \"" + strings.Repeat("n", 256) + "\"\n", "it must be at most 255 characters"},
 		{held + "listen = \"unix:/a\"\nmode = \"0999\"\n", `mode "0999" is not octal digits`},
+		{held + "listen = \"unix:/a\"\nmode = \"0555\"\n", `mode is "0555"; to connect to a unix socket takes the right to write`},
 		{held + "listen = \"unix:/a\"\nuser = \"a:b\"\n", `user "a:b" is not the name of a user`},
 		{held + "listen = \"unix:/a\"\ngroup = \"-g\"\n", `group "-g" is not the name of a group`},
 		{held + "listen = \"tcp:127.0.0.1:80\"\nmode = \"0600\"\n", "mode, user and group are those of a unix socket's file"},
 		{held + "listen = \"tcp:127.0.0.1:80\"\nuser = \"u\"\n", "mode, user and group are those"},
 		{held + "listen = \"tcp:127.0.0.1:80\"\ngroup = \"g\"\n", "mode, user and group are those"},
+		{held + "listen = \"unix:/srv/patch/a\"\n[patch]\ndir = \"/srv/patch\"\n", `agent.toml:4: target.socket: listen is "unix:/srv/patch/a", which is in patch.dir`},
+		{held + "listen = \"unix:/srv//own/agent.sock\"\n[state]\ndir = \"/srv/own\"\n", "which is in state.dir"},
 		{base + strings.Repeat("[[target.socket]]\nlisten = \"unix:/a\"\n", maxSockets+1), "target.socket: has 65 sockets; there can be 64"},
 	} {
 		_, err := loadText(t, c.text)
@@ -198,8 +201,8 @@ nonblocking = true
 listen = "unix:/`+strings.Repeat("a", 106)+`"
 name = "http"
 [[target.socket]]
-listen = "unix:/run/closed"
-mode = "0"
+listen = "unix:/run/narrow"
+mode = "200"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +220,7 @@ mode = "0"
 		{Listen: "tcp:[::1]:80", Name: "http"},
 		{Listen: "unix:/run/app.sock", Name: "unknown", Mode: Octal{true, 0o600}, User: "u", Group: "g", Nonblocking: true},
 		{Listen: "unix:/" + strings.Repeat("a", 106), Name: "http", Mode: Octal{true, 0o666}},
-		{Listen: "unix:/run/closed", Name: "unknown", Mode: Octal{true, 0}},
+		{Listen: "unix:/run/narrow", Name: "unknown", Mode: Octal{true, 0o200}},
 	}
 	if diff := cmp.Diff(want, c.Target); diff != "" {
 		t.Error(diff)

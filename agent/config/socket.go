@@ -22,6 +22,14 @@ type Socket struct {
 	Nonblocking bool
 }
 
+// File is the path of a unix socket; "" for any other.
+func (s Socket) File() string {
+	if file, ok := strings.CutPrefix(s.Listen, unixPrefix); ok {
+		return path.Clean(file)
+	}
+	return ""
+}
+
 const socketKey = "target.socket"
 
 // nameless is what systemd calls a socket that has no name (sd_listen_fds(3)).
@@ -30,6 +38,8 @@ const nameless = "unknown"
 // defaultSocketMode is systemd's SocketMode= (systemd.socket(5)): who may connect is for
 // the folder to say.
 const defaultSocketMode = 0o666
+
+const anyWrite = 0o222 // unix(7): it takes that to connect
 
 // Bounds of a socket.
 const (
@@ -134,11 +144,26 @@ func (r *reader) unixSocket(i int, s *Socket) {
 	if !s.Mode.Set {
 		s.Mode = Octal{Set: true, Bits: defaultSocketMode}
 	}
+	if s.Mode.Bits&anyWrite == 0 {
+		r.unsound(i, "mode is %q; to connect to a unix socket takes the right to write, which that gives nobody", s.Mode)
+	}
 	if !nameOfUser(s.User) {
 		r.unsound(i, "user %q is not the name of a user", s.User)
 	}
 	if !nameOfUser(s.Group) {
 		r.unsound(i, "group %q is not the name of a group", s.Group)
+	}
+}
+
+// intruders refuses sockets in the agent's own folders: one has another of its own, and
+// a mode that lets nobody in, and of the other all that is in it is a drop.
+func (r *reader) intruders() {
+	for i, s := range r.cfg.Target.Sockets {
+		for key, dir := range map[string]string{"state.dir": r.cfg.State.Dir, "patch.dir": r.cfg.Patch.Dir} {
+			if file := s.File(); file != "" && below(file, dir) && !r.bad[socketOf(i)] {
+				r.unsound(i, "listen is %q, which is in %s; choose a folder that is the service's", s.Listen, key)
+			}
+		}
 	}
 }
 

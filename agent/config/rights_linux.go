@@ -44,6 +44,10 @@ var resourceNumbers = map[string]int{
 
 // canLimit says whether a child can be given that limit, as setrlimit(2) has it.
 func canLimit(name string, limit Rlimit) error {
+	// Nobody can have more files than that, by proc(5).
+	if most, ok := kernelSetting("/proc/sys/fs/nr_open"); name == "nofile" && ok && limit.Hard > most {
+		return hint("at most "+limitText(most), "%s = %s is more than the %d files that this system allows any process (fs.nr_open)", name, limit, most)
+	}
 	var now unix.Rlimit
 	if err := unix.Getrlimit(resourceNumbers[name], &now); err != nil {
 		return os.NewSyscallError("getrlimit", err)
@@ -51,10 +55,6 @@ func canLimit(name string, limit Rlimit) error {
 	if limit.Hard > now.Max && !capable(unix.CAP_SYS_RESOURCE) {
 		return hint("a limit up to that, root, or a higher one in the unit of the agent (systemd's Limit"+strings.ToUpper(name)+"=)",
 			"%s = %s is above the agent's own hard limit, which is %s, and that takes CAP_SYS_RESOURCE", name, limit, limitText(now.Max))
-	}
-	// Nobody can have more files than that, by proc(5).
-	if most, ok := kernelSetting("/proc/sys/fs/nr_open"); name == "nofile" && ok && limit.Hard > most {
-		return hint("at most "+limitText(most), "%s = %s is more than the %d files that this system allows any process (fs.nr_open)", name, limit, most)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ const ExecName = "patchagent-exec"
 // ready, or ready.timeout is over: it is kept then too. Should it end it is not
 // started again until Start, Reload or Resume. If the agent was killed while it
 // stopped the process, the stop is finished instead; if the process has ended,
-// what is left of its group is killed. It must be the first request; after an error
+// what is left of its tree is killed. It must be the first request; after an error
 // nothing may be started, as there may be a process already. A ctx that is done
 // only ends the wait.
 func (s *Supervisor) Adopt(ctx context.Context) error {

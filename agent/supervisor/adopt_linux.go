@@ -11,7 +11,7 @@ import (
 )
 
 // reopen opens the process on record. If it has ended there is none, and what it
-// left of its group is killed.
+// left of its tree is killed; it is an error if something survives that.
 func reopen(r recorded) (c *child, killed int, err error) {
 	boot, err := bootID()
 	if err != nil || boot != r.Boot {
@@ -23,13 +23,22 @@ func reopen(r recorded) (c *child, killed int, err error) {
 		err = unix.ESRCH
 	}
 	if errors.Is(err, unix.ESRCH) {
-		return nil, killMembers(r), nil
+		killed, left := treeOf(r).kill(false)
+		if len(left) > 0 {
+			err = fmt.Errorf("what the ended process %d had started survives SIGKILL: %v", r.PID, left)
+			return nil, killed, err
+		}
+		return nil, killed, nil
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	c = &child{pid: r.PID, fd: fd, started: startedAt(r.Start), record: r, done: make(chan struct{})}
-	go c.waitAdopted(r)
+	if c, err = newChild(r, fd, nil); err != nil {
+		_ = unix.Close(fd)
+		return nil, 0, err
+	}
+	c.started = startedAt(r.Start)
+	go c.wait()
 	return c, 0, nil
 }
 
@@ -56,12 +65,4 @@ func settles(fd, pid int) bool {
 		return !pidfdEnds(fd, killTime)
 	}
 	return true
-}
-
-// waitAdopted is the one waiter of a process of an earlier agent. Who reaps that,
-// and when, is not known.
-func (c *child) waitAdopted(r recorded) {
-	defer close(c.done)
-	pidfdEnds(c.fd, -1)
-	killMembers(r)
 }

@@ -31,6 +31,10 @@ func playAgent(say func(...any)) {
 		say("direct", direct.Process.Pid)
 	}
 	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "ADDR": os.Getenv("ADDR"), "GORACE": os.Getenv("GORACE")}
+	if value := os.Getenv(treeVar); value != "" {
+		opts.Env[treeVar] = value
+	}
+	opts.noCgroup = os.Getenv("NOCGROUP") != ""
 	opts.Ready.Timeout = time.Minute
 	s := New(opts, hclog.NewNullLogger())
 	go func() { _ = s.Run(context.Background()) }()
@@ -50,7 +54,10 @@ func agentOf(t *testing.T, st *stage, role string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(st.opts.Command[0])
 	cmd.Dir = st.dir
-	cmd.Env = append(os.Environ(), "ROLE="+role, "PLAYED="+st.opts.Env["ROLE"], "ADDR="+st.opts.Env["ADDR"], "GORACE="+st.opts.Env["GORACE"])
+	cmd.Env = append(os.Environ(), "ROLE="+role, "PLAYED="+st.opts.Env["ROLE"], "ADDR="+st.opts.Env["ADDR"], "GORACE="+st.opts.Env["GORACE"], treeVar+"="+st.opts.Env[treeVar])
+	if st.opts.noCgroup {
+		cmd.Env = append(cmd.Env, "NOCGROUP=1")
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +75,7 @@ func readState(t *testing.T, st *stage) recorded {
 }
 
 // ups are the processes that say "up", the agent among them, once all is up.
-var ups = map[string]int{"plain": 2, "stubborn": 2, "parent": 3}
+var ups = map[string]int{"plain": 2, "stubborn": 2, "parent": 3, "daemons": 3, "crowd": 2, "pair": 3}
 
 // killed runs an agent in a process of its own, kills it, and returns the pid of
 // what it had started.
@@ -350,7 +357,7 @@ func TestStrangerIsNotTouched(t *testing.T) {
 			st.opts.Env["ADDR"] = address
 			stranger := killed(t, st)
 			r := readState(t, st)
-			t.Cleanup(func() { killMembers(r) }) // runs before the stranger is killed
+			t.Cleanup(func() { treeOf(r).kill(false) }) // runs before the stranger is killed
 			if c.ended {
 				if err := syscall.Kill(stranger, syscall.SIGKILL); err != nil {
 					t.Fatal(err)
@@ -358,6 +365,8 @@ func TestStrangerIsNotTouched(t *testing.T) {
 				ends(t, stranger)
 			}
 			spoilt := r
+			spoilt.Leader, spoilt.LeaderStart = 0, 0                       // these are r's own
+			spoilt.Invocation, spoilt.Cgroup = strings.Repeat("0", 32), "" // a stranger does not have our mark
 			c.spoil(&spoilt)
 			if err := spoilt.write(st.opts.StateFile); err != nil {
 				t.Fatal(err)

@@ -15,29 +15,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child is the process. Its one waiter is a goroutine; done is closed when the
-// process has ended, its group is gone and its status is known.
+// child is the process with all that it has brought about. One goroutine waits for
+// it (main_linux.go); done is closed when its main process has ended, nothing of its
+// tree is left and its status is known.
 type child struct {
-	pid     int
-	fd      int // a pidfd, open until close
+	pid     int // of the main process, as Run sees it
+	fd      int // its pidfd, open until close
 	started time.Time
 	record  recorded
-	cmd     *exec.Cmd // nil: an earlier agent has started it
+	tree    *tree
 	done    chan struct{}
-	exit    exitStatus // valid after done
+
+	// Valid after done.
+	exit   exitStatus
+	killed int   // processes that the main one had left
+	left   []int // those that did not go even so
+
+	waiters
 }
 
 // exitStatus is how a process ended.
-type exitStatus struct{ state *os.ProcessState }
-
-func (e exitStatus) String() string {
-	if e.state == nil {
-		return "unknown, it was started by an earlier agent"
-	}
-	return e.state.String()
+type exitStatus struct {
+	known  bool
+	status syscall.WaitStatus
+	stray  bool // it was nobody's child here, though it was started below this agent
 }
 
-func (e exitStatus) success() bool { return e.state != nil && e.state.Success() }
+func (e exitStatus) String() string {
+	switch {
+	case !e.known && e.stray:
+		return "unknown, it was not started by the agent itself"
+	case !e.known:
+		return "unknown, it was started by an earlier agent"
+	case e.status.Exited():
+		return "exit status " + strconv.Itoa(e.status.ExitStatus())
+	case e.status.CoreDump():
+		return "signal: " + e.status.Signal().String() + " (core dumped)"
+	default:
+		return "signal: " + e.status.Signal().String()
+	}
+}
+
+func (e exitStatus) success() bool { return e.known && e.status.Exited() && e.status.ExitStatus() == 0 }
 
 // surroundings are what a process finds when it starts beside what its options say.
 type surroundings struct {
@@ -56,12 +75,16 @@ func (s *Supervisor) surroundings() (surroundings, error) {
 // on record: a copy of this program that waits, the record of it, and only then
 // the word to become the process.
 func spawn(opts Options, with surroundings) (*child, error) {
+	m := newMark(opts)
+	with.env = append(slices.Clip(with.env), invocationName+"="+m.invocation)
 	s, err := specOf(opts, with)
 	if err != nil {
+		m.remove()
 		return nil, err
 	}
-	w, err := prepare(opts, with)
+	w, err := prepare(opts, with, m)
 	if err != nil {
+		m.remove()
 		return nil, err
 	}
 	c, err := putOnRecord(w, opts.StateFile)
@@ -76,12 +99,12 @@ func spawn(opts Options, with surroundings) (*child, error) {
 		return nil, err
 	}
 	w.close()
-	go c.wait(c.record)
+	go c.wait()
 	return c, nil
 }
 
 // prepare starts the copy that waits.
-func prepare(opts Options, with surroundings) (*waiting, error) {
+func prepare(opts Options, with surroundings, m mark) (*waiting, error) {
 	stdout, stderr, err := openOutputs(opts)
 	if err != nil {
 		return nil, err
@@ -90,13 +113,15 @@ func prepare(opts Options, with surroundings) (*waiting, error) {
 		defer stdout.Close()
 		defer stderr.Close() // the same file, maybe; then this is in vain
 	}
-	return startWaiting(stdout, stderr, with.files)
+	return startWaiting(stdout, stderr, with.files, m)
 }
 
 func putOnRecord(w *waiting, path string) (*child, error) {
 	pid := w.cmd.Process.Pid
 	r, err := identify(pid)
 	if err == nil {
+		r.Leader, r.LeaderStart = r.PID, r.Start
+		r.Invocation, r.Cgroup = w.mark.invocation, w.mark.cgroup
 		err = r.write(path)
 	}
 	if err != nil {
@@ -107,7 +132,14 @@ func putOnRecord(w *waiting, path string) (*child, error) {
 		removeState(path)
 		return nil, os.NewSyscallError("pidfd_open", err)
 	}
-	return &child{pid: pid, fd: fd, started: time.Now(), record: r, cmd: w.cmd, done: make(chan struct{})}, nil
+	c, err := newChild(r, fd, w.cmd)
+	if err != nil {
+		_ = unix.Close(fd)
+		removeState(path)
+		return nil, err
+	}
+	c.started = time.Now()
+	return c, nil
 }
 
 // specOf says what to execute. A program with a slash is relative to the process's
@@ -146,19 +178,6 @@ func bytesOf(texts []string) [][]byte {
 	return list
 }
 
-// wait is the process's one waiter. The group is killed while the ended process is
-// still unreaped, so that its number cannot have been given to another.
-func (c *child) wait(r recorded) {
-	defer close(c.done)
-	var info unix.Siginfo
-	for unix.Waitid(unix.P_PID, c.pid, &info, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-	}
-	_ = unix.Kill(-c.pid, unix.SIGKILL)
-	_ = c.cmd.Wait() // the status is in ProcessState; there are no pipes to fail
-	c.exit = exitStatus{c.cmd.ProcessState}
-	awaitGroup(r)
-}
-
 // signal sends to the process itself. It is no error if that has ended.
 func (c *child) signal(sig syscall.Signal) error {
 	if err := unix.PidfdSendSignal(c.fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -166,9 +185,6 @@ func (c *child) signal(sig syscall.Signal) error {
 	}
 	return nil
 }
-
-// close is for a child that has ended, after the last signal.
-func (c *child) close() { _ = unix.Close(c.fd) }
 
 func (c *child) endsWithin(d time.Duration) bool {
 	timer := time.NewTimer(d)

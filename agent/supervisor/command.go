@@ -32,7 +32,8 @@ const leaveTime = time.Second
 
 // RunCommand runs c to its end and returns the last of its output. The error says
 // how it failed and what it printed last. When the time is over, all of its
-// process group is killed.
+// process group is killed. What a command that ends in time leaves in the background
+// stays, and is no part of the process: it is not killed with that.
 func RunCommand(ctx context.Context, c Command) ([]byte, error) {
 	if c.Timeout > 0 {
 		var cancel context.CancelFunc
@@ -52,7 +53,7 @@ func RunCommand(ctx context.Context, c Command) ([]byte, error) {
 	if err := runAs(cmd, c.User); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Args[0], err)
 	}
-	err := cmd.Run()
+	err := ownChildren.run(cmd)
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil // it did its work; something that it left in the background holds its output
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -42,39 +43,74 @@ type report struct {
 type waiting struct {
 	cmd    *exec.Cmd
 	socket *os.File
+	mark   mark
 }
 
-// startWaiting starts the copy. Nothing of its environment would stay, and what
-// the Go runtime takes from one is not for it.
-func startWaiting(stdout, stderr *os.File, files []*os.File) (*waiting, error) {
+// startWaiting starts the copy, in the cgroup of m if it has one. Nothing of its
+// environment would stay, and what the Go runtime takes from one is not for it. After
+// an error the cgroup is still there.
+func startWaiting(stdout, stderr *os.File, files []*os.File, m mark) (*waiting, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "socket")
 	defer theirs.Close()
-	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), cmd: &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{ExecName}, Env: []string{},
-		Stdin: theirs, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: files,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
-	}}
-	if stdout != nil {
-		w.cmd.Stdout, w.cmd.Stderr = stdout, stderr
+	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), mark: m}
+	command := func() *exec.Cmd {
+		cmd := &exec.Cmd{
+			Path: "/proc/self/exe", Args: []string{ExecName}, Env: []string{},
+			Stdin: theirs, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: files,
+			SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+		}
+		if stdout != nil {
+			cmd.Stdout, cmd.Stderr = stdout, stderr
+		}
+		return cmd
 	}
-	if err := w.cmd.Start(); err != nil {
+	if err := w.start(command); err != nil {
 		w.close()
 		return nil, err
 	}
 	return w, nil
 }
 
+// start starts the copy in its cgroup, or moves it there before it is anything: a
+// sandbox may forbid the one (clone3(2), by RestrictNamespaces= of systemd), and the
+// other takes some milliseconds. Where neither works it goes without.
+func (w *waiting) start(command func() *exec.Cmd) error {
+	if dir, err := os.Open(w.mark.cgroup); err == nil && w.mark.cgroup != "" {
+		w.cmd = command()
+		w.cmd.SysProcAttr.UseCgroupFD, w.cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+		err = ownChildren.start(w.cmd)
+		_ = dir.Close()
+		if err == nil {
+			return nil
+		}
+	}
+	w.cmd = command()
+	if err := ownChildren.start(w.cmd); err != nil {
+		return err
+	}
+	if w.mark.cgroup == "" {
+		return nil
+	}
+	pid := strconv.Itoa(w.cmd.Process.Pid)
+	if os.WriteFile(filepath.Join(w.mark.cgroup, "cgroup.procs"), []byte(pid), 0) != nil {
+		w.mark.remove()
+		w.mark.cgroup = ""
+	}
+	return nil
+}
+
 func (w *waiting) close() { _ = w.socket.Close() }
 
-// letGo ends a copy that is not to become anything.
+// letGo ends a copy that is not to become anything, and its cgroup.
 func (w *waiting) letGo() {
 	w.close()
 	_ = w.cmd.Process.Kill() // should it hang; there is nothing in it that could be lost
-	_ = w.cmd.Wait()
+	_ = ownChildren.wait(w.cmd)
+	w.mark.remove()
 }
 
 // become tells the copy, and returns when it is the process. It has closed its end

@@ -18,7 +18,7 @@ import (
 // playHalf is an agent that has not yet said what to execute, or has done so and
 // does not know yet whether it went well.
 func playHalf(told bool) {
-	w, err := startWaiting(nil, nil, nil)
+	w, err := startWaiting(nil, nil, nil, mark{})
 	if err == nil {
 		_, err = putOnRecord(w, "state")
 	}
@@ -86,7 +86,7 @@ func TestKilledBeforeExec(t *testing.T) {
 
 // Half a word is none.
 func TestTornSpec(t *testing.T) {
-	w, err := startWaiting(nil, nil, nil)
+	w, err := startWaiting(nil, nil, nil, mark{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +99,7 @@ func TestTornSpec(t *testing.T) {
 	if answer, err := io.ReadAll(w.socket); err != nil || len(answer) > 0 {
 		t.Errorf("%q, %v", answer, err)
 	}
-	if err := w.cmd.Wait(); w.cmd.ProcessState.ExitCode() != notExecuted {
+	if err := ownChildren.wait(w.cmd); w.cmd.ProcessState.ExitCode() != notExecuted {
 		t.Errorf("%v", err)
 	}
 	w.close()

@@ -15,8 +15,8 @@ import (
 
 // procStat is what tells processes apart, and belongs together.
 type procStat struct {
-	group, session int
-	start          uint64
+	parent, group, session int
+	start                  uint64
 }
 
 // statOf reads proc_pid_stat(5).
@@ -27,14 +27,34 @@ func statOf(pid int) (procStat, error) {
 	}
 	// The name, in brackets, may hold anything; the fields after it count from 3.
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	const groupField, sessionField, startField = 5 - 3, 6 - 3, 22 - 3
+	const parentField, groupField, sessionField, startField = 4 - 3, 5 - 3, 6 - 3, 22 - 3
 	if len(fields) <= startField {
 		return procStat{}, fmt.Errorf("cannot read /proc/%d/stat", pid)
 	}
-	group, err1 := strconv.Atoi(string(fields[groupField]))
-	session, err2 := strconv.Atoi(string(fields[sessionField]))
-	start, err3 := strconv.ParseUint(string(fields[startField]), 10, 64)
-	return procStat{group, session, start}, errors.Join(err1, err2, err3)
+	parent, err1 := strconv.Atoi(string(fields[parentField]))
+	group, err2 := strconv.Atoi(string(fields[groupField]))
+	session, err3 := strconv.Atoi(string(fields[sessionField]))
+	start, err4 := strconv.ParseUint(string(fields[startField]), 10, 64)
+	return procStat{parent, group, session, start}, errors.Join(err1, err2, err3, err4)
+}
+
+// processes are all that there are; they come and go while they are listed.
+func processes() (map[int]procStat, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int]procStat, len(entries))
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if st, err := statOf(pid); err == nil {
+			all[pid] = st
+		}
+	}
+	return all, nil
 }
 
 // bootID names what process numbers are counted in: the boot, and within it the

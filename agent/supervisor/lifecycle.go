@@ -103,12 +103,14 @@ func (s *Supervisor) stop() error {
 	if err := c.record.write(s.opts.StateFile); err != nil {
 		s.log.Warn("cannot put on record that the process is being stopped; should the agent be killed now, the next one would take it over", "pid", c.pid, "error", err)
 	}
+	c.remember()
 	if err := c.signal(sig); err != nil {
 		return fmt.Errorf("%w: %w", ErrStopFailed, err)
 	}
 	if !c.endsWithin(s.opts.StopTimeout) {
 		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
-		_ = c.signal(syscall.SIGKILL) // the group goes when it has ended
+		c.remember()
+		_ = c.signal(syscall.SIGKILL) // what it has started goes when it has ended
 		if !c.endsWithin(killTime) {
 			return fmt.Errorf("%w: pid %d is still there %s after SIGKILL; it hangs in the kernel, see /proc/%d/wchan", ErrStopFailed, c.pid, killTime, c.pid)
 		}
@@ -116,11 +118,26 @@ func (s *Supervisor) stop() error {
 	s.log.Info("process stopped", "pid", c.pid, "exit", c.exit.String())
 	s.forget()
 	s.enter(Stopped)
-	return nil
+	return c.survived()
+}
+
+// survived is the error of an ended process that has left something which does not
+// go by SIGKILL.
+func (c *child) survived() error {
+	if len(c.left) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: what pid %d had started is still there after SIGKILL: pids %v; they hang in the kernel, see /proc/PID/wchan, or start others faster than they end", ErrStopFailed, c.pid, c.left)
 }
 
 // forget takes an ended process off the record.
 func (s *Supervisor) forget() {
+	if c := s.child; c.killed > 0 {
+		s.log.Info("killed what the process had left", "pid", c.pid, "processes", c.killed)
+	}
+	if err := s.child.survived(); err != nil {
+		s.log.Error("something of the process survives it", "error", err)
+	}
 	next := *s.status.Load()
 	next.LastExit = s.child.exit.String()
 	s.status.Store(&next)

@@ -42,6 +42,8 @@ type Options struct {
 	OutputMaxFiles int
 
 	Stdout, Stderr io.Writer // what is spooled is copied there; nil: os.Stdout, os.Stderr
+
+	noCgroup bool // as where none can be had; for tests
 }
 
 // A Socket is held by the agent for the process, which finds it open when it starts.

@@ -17,6 +17,13 @@ type recorded struct {
 	Session  int    `json:"session"`
 	Stopping bool   `json:"stopping"` // it has been told to end, or is about to be
 
+	// What belongs to it: the group that was made for it, whose leader another process
+	// may have followed as the main one (0: the process itself), and its mark.
+	Leader      int    `json:"leader,omitempty"`
+	LeaderStart uint64 `json:"leader_start,omitempty"`
+	Invocation  string `json:"invocation,omitempty"`
+	Cgroup      string `json:"cgroup,omitempty"`
+
 	Written []int64 `json:"written,omitempty"` // where its part of each output file begins
 }
 

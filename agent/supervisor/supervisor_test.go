@@ -95,6 +95,8 @@ func play(role string) {
 		}
 	case "prints", "prints on", "piped":
 		print(role)
+	case "daemons", "between", "crowd", "pair":
+		playTree(role, say)
 	case "supervisor":
 		playAgent(say)
 	case "halfway", "told":
@@ -125,6 +127,7 @@ func newStage(t *testing.T, role string) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { noCgroups(t, filepath.Join(dir, "state")) })
 	st := &stage{t: t, dir: dir, opts: Options{
 		Command: []string{exe}, Dir: dir, StopTimeout: 10 * time.Second, Restart: OnFailure,
 		StateFile: filepath.Join(dir, "state"), Output: filepath.Join(dir, "out"),

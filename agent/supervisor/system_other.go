@@ -23,6 +23,8 @@ type child struct {
 	record  recorded
 	done    chan struct{}
 	exit    exitStatus
+	killed  int
+	left    []int
 }
 
 // spool exists on Linux only.
@@ -42,6 +44,9 @@ func (*Supervisor) surroundings() (surroundings, error) { return surroundings{},
 func spawn(Options, surroundings) (*child, error)    { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
 func (*child) signal(syscall.Signal) error           { return nil }
+func (*child) remember()                             {}
+func (*child) owns(int) bool                         { return false }
+func (*Supervisor) newMain(int) error                { return errSystem }
 func (*child) close()                                {}
 func (*child) endsWithin(time.Duration) bool         { return true }
 func rotateOutput(string, int64, int) (int64, error) { return 0, nil }

@@ -1,8 +1,237 @@
 package supervisor
 
-// owns says whether a process belongs to what was started as c: itself, or
-// something that it has brought about.
-func (c *child) owns(pid int) bool {
-	st, err := statOf(pid)
-	return err == nil && st.group == c.record.PID && st.session == c.record.Session
+import (
+	"bytes"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// tree is all that one start of the process has brought about.
+//
+// Where it has a cgroup of its own that says what belongs to it. Elsewhere a process
+// does that is in the group that was made for the start, has its mark in its
+// environment, was started by one that belongs to it and still lives, or is in the
+// session of one that did. So what has gone into the background by a double fork is
+// found too. One that has no other way to be told from a stranger is left alone.
+type tree struct {
+	leader, session int    // of the process group
+	start           uint64 // of the leader
+	invocation      string
+	cgroup          string // its folder; "": none
+	cgroupName      string
+
+	mu   sync.Mutex
+	seen map[int]uint64 // members that were met, and when they were started
+}
+
+func treeOf(r recorded) *tree {
+	t := &tree{leader: r.Leader, start: r.LeaderStart, session: r.Session, invocation: r.Invocation,
+		cgroup: r.Cgroup, cgroupName: cgroupName(r.Cgroup), seen: map[int]uint64{}}
+	if t.leader == 0 {
+		t.leader, t.start = r.PID, r.Start
+	}
+	t.met(r.PID, r.Start)
+	return t
+}
+
+// met takes down a member.
+func (t *tree) met(pid int, start uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.seen[pid] = start
+}
+
+const (
+	// sweepTime bounds how long the members of a tree are killed until there is none. A
+	// process that starts others without end can outrun that where there is no cgroup,
+	// and one that hangs in the kernel does not go at all.
+	sweepTime  = 3 * time.Second
+	sweepPause = time.Millisecond
+)
+
+// kill kills what is left of a tree whose main process has ended, and says how many
+// that were and which of them are still there after sweepTime. reserved says that
+// the number of the group cannot belong to another: its leader is not collected yet.
+func (t *tree) kill(reserved bool) (killed int, left []int) {
+	if reserved {
+		_ = unix.Kill(-t.leader, unix.SIGKILL)
+	}
+	if t.cgroup != "" {
+		killed, left, err := killCgroup(t.cgroup)
+		if err == nil {
+			return killed, left
+		}
+	}
+	return t.sweep()
+}
+
+// sweep kills each member by itself until none is left. What they held, such as a
+// port, is free then.
+func (t *tree) sweep() (killed int, left []int) {
+	gone := map[int]bool{}
+	for began := time.Now(); ; time.Sleep(sweepPause) {
+		members, err := t.members()
+		left = left[:0]
+		for pid, fd := range members {
+			if unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
+				gone[pid] = true
+			}
+			_ = unix.Close(fd)
+			left = append(left, pid)
+		}
+		if err == nil && len(members) == 0 {
+			return len(gone), nil
+		}
+		if time.Since(began) > sweepTime {
+			slices.Sort(left)
+			return len(gone), left
+		}
+	}
+}
+
+// remember is for a process that is about to be stopped.
+func (c *child) remember() {
+	c.stopping.Store(true)
+	c.tree.remember()
+}
+
+// remember takes down who belongs to the tree while its main process lives: those
+// that only their descent tells of are found by that when it has ended.
+func (t *tree) remember() {
+	if t.cgroup != "" {
+		return
+	}
+	members, _ := t.members()
+	for _, fd := range members {
+		_ = unix.Close(fd)
+	}
+}
+
+// members opens the living processes of the tree.
+func (t *tree) members() (map[int]int, error) {
+	all, err := processes()
+	if err != nil {
+		return nil, err
+	}
+	delete(all, os.Getpid())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	opened := map[int]int{}
+	for pid, st := range t.among(all) {
+		fd, err := openIf(pid, func(now procStat) bool { return now.start == st.start })
+		if err != nil {
+			continue
+		}
+		if !t.confirmed(pid, st, all) || pidfdEnds(fd, 0) {
+			_ = unix.Close(fd)
+			continue
+		}
+		opened[pid] = fd
+	}
+	for pid := range opened {
+		t.seen[pid] = all[pid].start
+	}
+	return opened, nil
+}
+
+// among are those that belong to the tree by themselves, and all that descends from
+// them.
+func (t *tree) among(all map[int]procStat) map[int]procStat {
+	found := map[int]procStat{}
+	below := map[int][]int{}
+	var next []int
+	for pid, st := range all {
+		below[st.parent] = append(below[st.parent], pid)
+		if t.marks(pid, st) {
+			next = append(next, pid)
+		}
+	}
+	for len(next) > 0 {
+		pid := next[len(next)-1]
+		next = next[:len(next)-1]
+		if _, twice := found[pid]; !twice {
+			found[pid] = all[pid]
+			next = append(next, below[pid]...)
+		}
+	}
+	return found
+}
+
+// confirmed says whether an open process belongs to the tree by itself, or its
+// parent, when it was looked at, was who it was taken for. Numbers can have changed
+// hands while all were listed.
+func (t *tree) confirmed(pid int, st procStat, all map[int]procStat) bool {
+	if t.marks(pid, st) {
+		return true
+	}
+	now, err := statOf(pid)
+	if err != nil || now.parent != st.parent {
+		return false
+	}
+	parent, err := statOf(st.parent)
+	return err == nil && parent.start == all[st.parent].start
+}
+
+// marks says whether a process belongs to the tree by what it has itself. A number
+// of a group or a session is not given to a process as long as anybody is in it: if
+// its leader is another, nobody of ours is.
+func (t *tree) marks(pid int, st procStat) bool {
+	if start, ok := t.seen[pid]; ok && start == st.start {
+		return true
+	}
+	if st.start < t.start {
+		return false
+	}
+	if st.group == t.leader && st.session == t.session && !replaced(t.leader, t.start) {
+		return true
+	}
+	if start, ok := t.seen[st.session]; ok && st.session != t.session && !replaced(st.session, start) {
+		return true
+	}
+	return t.invocation != "" && hasVariable(pid, invocationName+"="+t.invocation)
+}
+
+// replaced says whether a number belongs to another process by now.
+func replaced(pid int, start uint64) bool {
+	now, err := statOf(pid)
+	return err == nil && now.start != start
+}
+
+// hasVariable says whether a process was started with the variable. It may have
+// overwritten that, or be somebody else's.
+func hasVariable(pid int, pair string) bool {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	return err == nil && bytes.Contains(append([]byte{0}, data...), []byte("\x00"+pair+"\x00"))
+}
+
+// mostAncestors bounds the way up from a process to one of the tree.
+const mostAncestors = 256
+
+// owns says whether a process belongs to the tree.
+func (t *tree) owns(pid int) bool {
+	if t.cgroupName != "" {
+		if name, err := cgroupOf(pid); err == nil && strings.HasPrefix(name+"/", t.cgroupName+"/") {
+			return true
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	self := os.Getpid()
+	for range mostAncestors {
+		st, err := statOf(pid)
+		if err != nil || pid <= 1 || pid == self {
+			return false
+		}
+		if t.marks(pid, st) {
+			return true
+		}
+		pid = st.parent
+	}
+	return false
 }

@@ -82,6 +82,11 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		})
 	}
 	a.process = process{Supervisor: supervisor.New(processOptions(a.cfg), a.log.Named("process"))}
+	if reaper, err := supervisor.NewReaper(); err != nil {
+		a.log.Warn("what the process leaves behind may be found less well", "error", err)
+	} else {
+		run("reaper", reaper.Run)
+	}
 	run("process", a.process.Run)
 	for _, doubt := range a.cfg.Doubts() {
 		a.log.Warn("others than root and this user can get at what the agent trusts", "error", doubt)

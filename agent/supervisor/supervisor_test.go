@@ -97,6 +97,9 @@ func play(role string) {
 		print(role)
 	case "daemons", "between", "crowd", "pair":
 		playTree(role, say)
+	case "reaping":
+		playReaping(say)
+		playAgent(say)
 	case "supervisor":
 		playAgent(say)
 	case "halfway", "told":

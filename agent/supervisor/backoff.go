@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -12,7 +13,7 @@ type Backoff struct {
 	Max    time.Duration // the longest delay
 	Limit  int           // restarts within Window, then the process stays down; less than 0: no limit
 	Window time.Duration
-	Quiet  time.Duration // a run that long begins the count anew
+	Quiet  time.Duration // after a run that long delay and limit begin anew
 }
 
 func (b Backoff) withDefaults() Backoff {
@@ -34,18 +35,58 @@ func (b Backoff) withDefaults() Backoff {
 	return b
 }
 
-// again plans the next attempt, or gives up.
+// jitter is the part of a delay that is added to it at most, by chance, so that many
+// machines do not do it all at once.
+const jitter = 5 // a fifth
+
+// attempts are the restarts so far. A start that somebody asks for begins with none.
+type attempts struct {
+	row    int         // since the process was last up for Quiet
+	recent []time.Time // the newest, at most Limit
+}
+
+// next says after which delay the next one may be, and counts it; false at the limit.
+func (a *attempts) next(b Backoff, now time.Time) (time.Duration, bool) {
+	b = b.withDefaults()
+	if b.Limit >= 0 {
+		begin := now.Add(-b.Window)
+		a.recent = slices.DeleteFunc(a.recent, func(at time.Time) bool { return at.Before(begin) })
+		if len(a.recent) >= b.Limit {
+			return 0, false
+		}
+		a.recent = append(a.recent, now)
+	}
+	delay := b.First
+	for range a.row {
+		if delay >= b.Max/2 {
+			delay = b.Max
+			break
+		}
+		delay *= 2
+	}
+	a.row++
+	delay = min(delay, b.Max)
+	return delay + rand.N(delay/jitter+1), true
+}
+
+// lived takes down how long the process was up when it ended.
+func (a *attempts) lived(b Backoff, up time.Duration) {
+	if up >= b.withDefaults().Quiet {
+		*a = attempts{}
+	}
+}
+
+// again plans the next attempt, or gives up: then only a patch, a rollback or an
+// agent that is started starts the process.
 func (s *Supervisor) again() {
-	b := s.opts.Backoff.withDefaults()
-	if b.Limit >= 0 && s.restarts >= b.Limit {
-		s.log.Error("the process does not stay up; it is left down until a patch or a new start of the agent", "attempts", s.restarts)
+	delay, ok := s.restarts.next(s.opts.Backoff, time.Now())
+	if !ok {
+		b := s.opts.Backoff.withDefaults()
+		s.log.Error("the process does not stay up; it is left down until a patch, a rollback or a new start of the agent", "attempts", b.Limit, "within", b.Window.String())
 		s.enter(Failed)
 		return
 	}
-	delay := min(b.First<<min(s.restarts, 30), b.Max)
-	delay += rand.N(delay/5 + 1) // so that many machines do not do it all at once
-	s.restarts++
-	s.log.Info("starting the process again", "attempt", s.restarts, "delay", delay.Round(time.Millisecond).String())
+	s.log.Info("starting the process again", "attempt", s.restarts.row, "delay", delay.Round(time.Millisecond).String())
 	s.enter(Waiting)
 	s.retry.Reset(delay)
 }

@@ -150,9 +150,7 @@ func (s *Supervisor) forget() {
 func (s *Supervisor) exited() {
 	c := s.child
 	s.forget()
-	if time.Since(c.started) >= s.opts.Backoff.withDefaults().Quiet {
-		s.restarts = 0
-	}
+	s.restarts.lived(s.opts.Backoff, time.Since(c.started))
 	log := s.log.With("pid", c.pid, "exit", c.exit.String())
 	if s.held {
 		log.Error("the process ended by itself and is left down until its files are in order")

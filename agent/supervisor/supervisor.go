@@ -8,12 +8,13 @@
 // A process is started in a process group of its own, with a minimal environment
 // and its output going straight to a file, never through a pipe: it needs no living
 // agent. What goes to the agent's own output is copied from such a file. It is up when its readiness check says so. It is
-// stopped by a signal, and after a while by SIGKILL to all of its group; whatever
-// of the group is left when the process itself has ended is killed as well, before
-// its number can belong to anybody else.
+// stopped by a signal, and after a while by SIGKILL. Whatever it has started and is
+// left when it has ended is killed: all of its cgroup, where it can have one, and
+// elsewhere its group, what descends from it, and what has the mark of this start in
+// its environment (tree_linux.go). No number is signalled that may be another's.
 //
 // A process that ends by itself is started again as the policy says, after a
-// delay that doubles each time, until a limit is reached. A process that a patch
+// delay that doubles each time, until there were too many within a time. A process that a patch
 // starts is different: its failure is reported and the process stays down, for the
 // caller to undo the patch.
 //
@@ -58,7 +59,7 @@ type Supervisor struct {
 	// Owned by Run.
 	opts     Options
 	child    *child
-	restarts int  // in a row
+	restarts attempts
 	held     bool // a process that ends now is not started again
 	retry    *time.Timer
 	released bool // Run leaves the process to the next agent
@@ -166,7 +167,7 @@ func (s *Supervisor) Start(ctx context.Context, env []string) error {
 			return fmt.Errorf("%w: it is running already, as pid %d", ErrStartFailed, s.child.pid)
 		}
 		s.retry.Stop()
-		s.restarts, s.held = 0, false
+		s.restarts, s.held = attempts{}, false
 		return s.start(ctx, env)
 	})
 }
@@ -177,7 +178,7 @@ func (s *Supervisor) Resume() {
 	_ = s.ask(context.Background(), func() error {
 		s.held = false
 		if s.child == nil {
-			s.restarts = 0
+			s.restarts = attempts{}
 			s.enter(Starting)
 			s.retry.Reset(0)
 		}
@@ -202,7 +203,7 @@ func (s *Supervisor) Hold(ctx context.Context) error {
 // shorter time. What it cannot get ready, Start does.
 func (s *Supervisor) Prepare(context.Context) {}
 
-// Stop ends the process and all of its group, and keeps it down. It is no error
+// Stop ends the process and all that it has started, and keeps it down. It is no error
 // if it is down. The error wraps ErrStopFailed if something survives.
 func (s *Supervisor) Stop(ctx context.Context) error {
 	return s.ask(ctx, func() error { s.retry.Stop(); return s.stop() })
@@ -217,7 +218,7 @@ func (s *Supervisor) Reload(ctx context.Context, env []string) error {
 
 func (s *Supervisor) enter(state State) {
 	next := *s.status.Load()
-	next.State, next.PID, next.Since, next.Restarts = state, 0, time.Now(), s.restarts
+	next.State, next.PID, next.Since, next.Restarts = state, 0, time.Now(), s.restarts.row
 	if s.child != nil {
 		next.PID = s.child.pid
 	}

@@ -359,6 +359,41 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
+// At the limit the process is left down; whoever asks for a start gets one, and as many
+// restarts again.
+func TestLimitBeginsAnew(t *testing.T) {
+	for name, again := range map[string]func(s *Supervisor) error{
+		"start":  func(s *Supervisor) error { return s.Start(t.Context(), nil) },
+		"resume": func(s *Supervisor) error { s.Resume(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			st.opts.Backoff.Limit, st.opts.Backoff.Window = 2, time.Hour
+			s := st.start()
+			end := func() {
+				t.Helper()
+				pid := s.Status().PID
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the end", func() bool { return s.Status().PID != pid })
+			}
+			for range 2 {
+				for range 2 {
+					end()
+					eventually(t, "up again", s.Up)
+				}
+				end()
+				eventually(t, "failed", func() bool { return s.Status().State == Failed })
+				if err := again(s); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "up again", s.Up)
+			}
+		})
+	}
+}
+
 // While its files are changed a process that ends is left down.
 func TestHold(t *testing.T) {
 	st := newStage(t, "plain")

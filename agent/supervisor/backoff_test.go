@@ -40,7 +40,7 @@ func TestDelays(t *testing.T) {
 	}
 }
 
-// At most so many restarts are made within the window, however quiet it is between them.
+// At most so many restarts are made within the window, until a quiet run.
 func TestLimit(t *testing.T) {
 	b := Backoff{First: time.Second, Max: time.Second, Limit: 3, Window: 10 * time.Minute, Quiet: time.Minute}
 	var a attempts
@@ -49,10 +49,14 @@ func TestLimit(t *testing.T) {
 		minute int
 		want   bool
 	}{{0, true}, {2, true}, {4, true}, {6, false}, {10, false}, {11, true}, {11, false}, {13, true}, {15, true}, {15, false}} {
-		a.lived(b, 2*time.Minute)
+		a.lived(b, time.Minute-1)
 		if _, ok := a.next(b, begin.Add(time.Duration(c.minute)*time.Minute)); ok != c.want {
 			t.Errorf("after %d minutes %v", c.minute, ok)
 		}
+	}
+	a.lived(b, time.Minute)
+	if _, ok := a.next(b, begin.Add(15*time.Minute)); !ok {
+		t.Error("a quiet run does not begin the count anew")
 	}
 	a = attempts{}
 	b.Limit = 1 // what is configured counts at once

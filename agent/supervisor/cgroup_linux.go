@@ -109,7 +109,8 @@ func cgroupOf(pid int) (string, error) {
 }
 
 // cgroupMount finds where the cgroup is mounted (proc_pid_mountinfo(5)): the name of
-// what is mounted, without a slash at its end, and the mount point.
+// what is mounted, without a slash at its end, and the mount point. The last one may
+// cover others.
 func cgroupMount(name string) (root, point string, err error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -122,12 +123,15 @@ func cgroupMount(name string) (root, point string, err error) {
 		if !strings.HasPrefix(after, "cgroup2 ") || len(fields) <= pointField {
 			continue
 		}
-		root := strings.TrimSuffix(unescaped(fields[rootField]), "/")
-		if name == root || strings.HasPrefix(name, root+"/") {
-			return root, unescaped(fields[pointField]), nil
+		mounted := strings.TrimSuffix(unescaped(fields[rootField]), "/")
+		if name == mounted || strings.HasPrefix(name, mounted+"/") {
+			root, point = mounted, unescaped(fields[pointField])
 		}
 	}
-	return "", "", errNoCgroup
+	if point == "" {
+		return "", "", errNoCgroup
+	}
+	return root, point, nil
 }
 
 // unescaped undoes what mountinfo does to the characters that separate its fields.

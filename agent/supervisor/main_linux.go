@@ -187,6 +187,9 @@ func (s *Supervisor) newMain(pid int) error {
 		return nil
 	}
 	cannot := func(err error) error { return fmt.Errorf("pid %d cannot become the main process: %w", pid, err) }
+	if pid <= 1 || pid == os.Getpid() {
+		return cannot(errors.New("it can belong to no process that was started here"))
+	}
 	st, err := statOf(pid)
 	if err != nil {
 		return cannot(errors.New("there is no such process"))

@@ -56,7 +56,6 @@ func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem 
 func (*child) signal(syscall.Signal) error           { return nil }
 func (*child) remember()                             {}
 func (*child) owns(int) bool                         { return false }
-func (*Supervisor) newMain(int) error                { return errSystem }
 func (*child) close()                                {}
 func (*child) endsWithin(time.Duration) bool         { return true }
 func rotateOutput(string, int64, int) (int64, error) { return 0, nil }

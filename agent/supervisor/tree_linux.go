@@ -42,6 +42,9 @@ func treeOf(r recorded) *tree {
 
 // met takes down a member.
 func (t *tree) met(pid int, start uint64) {
+	if pid <= 1 {
+		return // all descend from that one
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.seen[pid] = start
@@ -59,7 +62,7 @@ const (
 // that were and which of them are still there after sweepTime. reserved says that
 // the number of the group cannot belong to another: its leader is not collected yet.
 func (t *tree) kill(reserved bool) (killed int, left []int) {
-	if reserved {
+	if reserved && t.leader > 1 { // to -1 a signal goes to everybody, kill(2)
 		_ = unix.Kill(-t.leader, unix.SIGKILL)
 	}
 	if t.cgroup != "" {

@@ -215,7 +215,7 @@ func TestStrangersLive(t *testing.T) {
 			var strangers []int
 			for _, like := range []*exec.Cmd{
 				{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Env: []string{"X" + invocationName + "=" + r.Invocation, invocationName + "=" + r.Invocation + "0"}},
-				{Path: "/bin/sh", Args: []string{"sh", "-c", "sleep 1000; :", invocationName + "=" + r.Invocation}, Env: []string{}},
+				{Path: "/bin/sleep", Args: []string{invocationName + "=" + r.Invocation, "1000"}, Env: []string{}},
 				{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, Dir: st.dir, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}},
 				{Path: "/bin/sleep", Args: []string{"sleep", "1000"}, SysProcAttr: &syscall.SysProcAttr{Setsid: true}},
 			} {
@@ -237,6 +237,7 @@ func TestStrangersLive(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			t.Cleanup(func() { _ = syscall.Kill(left, syscall.SIGKILL) })
 			strangers = append(strangers, left)
 
 			var c *child
@@ -264,7 +265,6 @@ func TestStrangersLive(t *testing.T) {
 			if alive(r.PID) || alive(daemon) {
 				t.Error("one of its own is left")
 			}
-			_ = syscall.Kill(left, syscall.SIGKILL)
 		})
 	}
 }

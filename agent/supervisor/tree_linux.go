@@ -185,6 +185,9 @@ func (t *tree) confirmed(pid int, st procStat, all map[int]procStat) bool {
 // of a group or a session is not given to a process as long as anybody is in it: if
 // its leader is another, nobody of ours is.
 func (t *tree) marks(pid int, st procStat) bool {
+	if pid <= 1 || pid == os.Getpid() {
+		return false
+	}
 	if start, ok := t.seen[pid]; ok && start == st.start {
 		return true
 	}

@@ -58,6 +58,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	}
 	s.held = true
 	s.written.resume(s.opts, r.Written)
+	s.attend(c, r.Ready, r.Watchdog)
 	s.enter(Starting)
 	s.log.Info("process taken over", "pid", c.pid, "age", time.Since(c.started).Round(time.Second).String())
 	err = s.waitReady(ctx, nil)
@@ -71,5 +72,6 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		s.log.Warn("the process that was taken over is not ready, and is kept all the same", "pid", c.pid, "error", err)
 	}
 	s.enter(Running)
+	s.heard.up()
 	return nil
 }

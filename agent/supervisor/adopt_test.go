@@ -30,7 +30,7 @@ func playAgent(say func(...any)) {
 		}
 		say("direct", direct.Process.Pid)
 	}
-	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "ADDR": os.Getenv("ADDR"), "GORACE": os.Getenv("GORACE")}
+	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "ADDR": os.Getenv("ADDR"), "GORACE": os.Getenv("GORACE"), "SAY": os.Getenv("SAY")}
 	if value := os.Getenv(treeVar); value != "" {
 		opts.Env[treeVar] = value
 	}
@@ -50,11 +50,11 @@ func playAgent(say func(...any)) {
 }
 
 // agentOf runs an agent in a process of its own.
-func agentOf(t *testing.T, st *stage, role string) *exec.Cmd {
+func agentOf(t *testing.T, st *stage, role string, env ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(st.opts.Command[0])
 	cmd.Dir = st.dir
-	cmd.Env = append(os.Environ(), "ROLE="+role, "PLAYED="+st.opts.Env["ROLE"], "ADDR="+st.opts.Env["ADDR"], "GORACE="+st.opts.Env["GORACE"], treeVar+"="+st.opts.Env[treeVar])
+	cmd.Env = append(append(os.Environ(), env...), "ROLE="+role, "PLAYED="+st.opts.Env["ROLE"], "ADDR="+st.opts.Env["ADDR"], "GORACE="+st.opts.Env["GORACE"], treeVar+"="+st.opts.Env[treeVar])
 	if st.opts.noCgroup {
 		cmd.Env = append(cmd.Env, "NOCGROUP=1")
 	}

@@ -60,15 +60,18 @@ func (e exitStatus) success() bool { return e.known && e.status.Exited() && e.st
 
 // surroundings are what a process finds when it starts beside what its options say.
 type surroundings struct {
-	env     []string   // is not for the commands: NOTIFY_SOCKET and the like
-	numbers []string   // names of variables that are to hold its own number: LISTEN_PID
-	files   []*os.File // its descriptors from 3 on
-	names   []string   // of the files, for LISTEN_FDNAMES
+	env     []string     // is not for the commands: NOTIFY_SOCKET and the like
+	numbers []string     // names of variables that are to hold its own number: LISTEN_PID
+	files   []*os.File   // its descriptors from 3 on
+	names   []string     // of the files, for LISTEN_FDNAMES
+	born    func(*child) // called when it is on record, and before it is the process; nil: nothing
 }
 
 // surroundings are those of the next start.
 func (s *Supervisor) surroundings() (surroundings, error) {
-	return surroundings{}, nil
+	var with surroundings
+	err := s.notifying(&with)
+	return with, err
 }
 
 // spawn starts the process in three steps, so that there is never one that is not
@@ -91,6 +94,9 @@ func spawn(opts Options, with surroundings) (*child, error) {
 	if err != nil {
 		w.letGo()
 		return nil, err
+	}
+	if with.born != nil {
+		with.born(c)
 	}
 	if err := w.become(s); err != nil {
 		w.letGo()

@@ -35,12 +35,15 @@ func TestEnvironment(t *testing.T) {
 		names = append(names, name)
 	}
 	for _, name := range names {
-		if !slices.Contains(append(passed, "MINE", "ROLE", "GORACE", invocationName), name) && !strings.HasPrefix(name, "LC_") {
+		if !slices.Contains(append(passed, "MINE", "ROLE", "GORACE", invocationName, "NOTIFY_SOCKET"), name) && !strings.HasPrefix(name, "LC_") {
 			t.Errorf("the process has %s", name)
 		}
 	}
 	if !strings.Contains(string(data), "MINE=not \xff text\x00") {
 		t.Errorf("%q", data)
+	}
+	if strings.Contains(string(data), "NOTIFY_SOCKET=/run/x\x00") {
+		t.Error("the process has the agent's own socket")
 	}
 	if !slices.Contains(names, "MINE") || !slices.Contains(names, "PATH") {
 		t.Errorf("%v", names)

@@ -67,7 +67,7 @@ func (s *Supervisor) Watch(ctx context.Context, env []string, sick bool) error {
 		over := !now.Before(end)
 		switch {
 		case c.ended():
-			return fmt.Errorf("%w: it ended on probation (%s)", ErrUnhealthy, c.exit)
+			return fmt.Errorf("%w: it ended on probation (%s)", ErrUnhealthy, s.endOf(c))
 		case failed >= h.Failures && !sick:
 			return fmt.Errorf("%w: %d health checks in a row failed; the last: %w", ErrUnhealthy, failed, err)
 		case over && (failed == 0 || sick):

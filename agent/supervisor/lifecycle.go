@@ -17,11 +17,12 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 		c, err = spawn(s.opts, with)
 	}
 	if err != nil {
+		s.heard.end()
 		s.enter(Stopped)
 		return fmt.Errorf("%w: %w", ErrStartFailed, err)
 	}
 	s.child = c
-	c.record.Written = s.written.begins()
+	c.record.Written, c.record.Watchdog = s.written.begins(), s.opts.Watchdog
 	if err := c.record.write(s.opts.StateFile); err != nil {
 		s.log.Warn("cannot put on record where the output of the process begins", "error", err)
 	}
@@ -32,6 +33,7 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 	case err == nil:
 		s.log.Info("process is up", "pid", c.pid, "after", time.Since(began).Round(time.Millisecond).String())
 		s.enter(Running)
+		s.heard.up()
 		return nil
 	case ctx.Err() != nil:
 		return err
@@ -50,6 +52,7 @@ const (
 
 func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
 	r := s.opts.Ready
+	end := time.Now().Add(r.Timeout)
 	timeout := time.NewTimer(r.Timeout)
 	defer timeout.Stop()
 	look := time.NewTimer(max(0, r.Delay-time.Since(s.child.started)))
@@ -57,13 +60,29 @@ func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
 	probing := !r.Probe.empty()
 	pause := firstLook
 	var last error
+	awaited := r.Notify
+	if awaited {
+		look.Stop()
+		last = errNotSaid
+	}
 	for {
+		if awaited && s.heard.isReady() {
+			awaited, last = false, nil
+			look.Reset(0)
+		}
 		select {
 		case <-s.child.done:
 			return fmt.Errorf("%w: it ended before it was ready (%s)", ErrStartFailed, s.child.exit)
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		case <-s.heard.wake:
+			s.heed()
+			continue
 		case <-timeout.C:
+			if left := s.left(startPhase, end); left > 0 {
+				timeout.Reset(left)
+				continue
+			}
 			if last == nil {
 				return fmt.Errorf("%w (%s)", ErrNotReady, r.Timeout)
 			}
@@ -104,10 +123,11 @@ func (s *Supervisor) stop() error {
 		s.log.Warn("cannot put on record that the process is being stopped; should the agent be killed now, the next one would take it over", "pid", c.pid, "error", err)
 	}
 	c.remember()
+	s.heard.enter(stopPhase)
 	if err := c.signal(sig); err != nil {
 		return fmt.Errorf("%w: %w", ErrStopFailed, err)
 	}
-	if !c.endsWithin(s.opts.StopTimeout) {
+	if !s.endsInTime(c) {
 		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
 		c.remember()
 		_ = c.signal(syscall.SIGKILL) // what it has started goes when it has ended
@@ -138,8 +158,10 @@ func (s *Supervisor) forget() {
 	if err := s.child.survived(); err != nil {
 		s.log.Error("something of the process survives it", "error", err)
 	}
+	s.flush() // what it said at its end, such as descriptors to keep
+	s.heard.end()
 	next := *s.status.Load()
-	next.LastExit = s.child.exit.String()
+	next.LastExit = s.endOf(s.child)
 	s.status.Store(&next)
 	s.child.close()
 	s.child = nil
@@ -151,17 +173,22 @@ func (s *Supervisor) exited() {
 	c := s.child
 	s.forget()
 	s.restarts.lived(s.opts.Backoff, time.Since(c.started))
-	log := s.log.With("pid", c.pid, "exit", c.exit.String())
+	log := s.log.With("pid", c.pid, "exit", s.endOf(c))
+	killed := s.heard.why() != ""
+	how := "ended by itself"
+	if killed {
+		how = "was killed by the agent"
+	}
 	if s.held {
-		log.Error("the process ended by itself and is left down until its files are in order")
+		log.Error("the process " + how + " and is left down until its files are in order")
 		s.enter(Stopped)
 		return
 	}
-	if s.opts.Restart == Never || s.opts.Restart == OnFailure && c.exit.success() {
-		log.Warn("the process ended by itself and is left so", "restart", string(s.opts.Restart))
+	if s.opts.Restart == Never || s.opts.Restart == OnFailure && c.exit.success() && !killed {
+		log.Warn("the process "+how+" and is left so", "restart", string(s.opts.Restart))
 		s.enter(Ended)
 		return
 	}
-	log.Error("the process ended by itself")
+	log.Error("the process " + how)
 	s.again()
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"time"
 )
 
 // recorded is the content of the state file. A number alone would not do: it may
@@ -23,6 +24,9 @@ type recorded struct {
 	LeaderStart uint64 `json:"leader_start,omitempty"`
 	Invocation  string `json:"invocation,omitempty"`
 	Cgroup      string `json:"cgroup,omitempty"`
+
+	Ready    bool          `json:"ready,omitempty"`    // it has said READY=1
+	Watchdog time.Duration `json:"watchdog,omitempty"` // it has to say WATCHDOG=1 so often
 
 	Written []int64 `json:"written,omitempty"` // where its part of each output file begins
 }

@@ -43,6 +43,10 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 		return ErrNotRunning
 	}
 	c, r := s.child, s.opts.Reload
+	if err := s.expect(r); err != nil {
+		return fmt.Errorf("%w: %w", ErrReloadFailed, err)
+	}
+	defer s.heard.enter(noPhase)
 	began := time.Now()
 	var err error
 	switch {
@@ -56,6 +60,9 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 		return nil
 	}
 	told := time.Since(began)
+	if err == nil && r.Confirm {
+		err = s.confirmed(ctx, c, began.Add(r.Timeout))
+	}
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", ErrReloadFailed, err)
 	}

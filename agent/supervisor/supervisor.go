@@ -55,6 +55,8 @@ type Supervisor struct {
 	status   atomic.Pointer[Status]
 	next     atomic.Pointer[Options] // to be taken over between two requests
 	written  written
+	heard    heard
+	store    store
 
 	// Owned by Run.
 	opts     Options
@@ -64,6 +66,8 @@ type Supervisor struct {
 	retry    *time.Timer
 	released bool // Run leaves the process to the next agent
 	spool    *spool
+	notify   listening
+	alarm    *time.Timer // the process has not said what it has to say by then
 }
 
 type request struct {
@@ -73,10 +77,11 @@ type request struct {
 
 // New returns a Supervisor with no process; Run makes it work.
 func New(opts Options, log hclog.Logger) *Supervisor {
-	retry := time.NewTimer(0)
+	retry, alarm := time.NewTimer(0), time.NewTimer(0)
 	retry.Stop()
+	alarm.Stop()
 	s := &Supervisor{
-		log: log, opts: opts, retry: retry,
+		log: log, opts: opts, retry: retry, alarm: alarm, heard: heard{wake: make(chan struct{}, 1)},
 		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
 	}
 	s.status.Store(&Status{State: Stopped})
@@ -92,6 +97,7 @@ const outputCheck = 5 * time.Second
 func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.ended)
 	defer s.follow()()
+	defer s.listen()()
 	rotate := time.NewTicker(outputCheck)
 	defer rotate.Stop()
 	for {
@@ -99,6 +105,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		if s.child != nil {
 			exited = s.child.done
 		}
+		s.arm()
 		select {
 		case <-ctx.Done():
 			s.configure()
@@ -115,8 +122,15 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case <-s.retry.C:
 			s.configure()
 			s.startAgain(ctx)
+		case <-s.heard.wake:
+			s.configure()
+			s.heed()
+		case <-s.alarm.C:
+			s.configure()
+			s.alarmed()
 		case <-rotate.C:
 			s.rotate()
+			s.store.prune()
 		}
 	}
 }
@@ -142,7 +156,11 @@ func (s *Supervisor) ask(ctx context.Context, do func() error) error {
 }
 
 // Status returns what the process is doing.
-func (s *Supervisor) Status() Status { return *s.status.Load() }
+func (s *Supervisor) Status() Status {
+	status := *s.status.Load()
+	status.Text = s.heard.status()
+	return status
+}
 
 // Up says whether the process is running and ready.
 func (s *Supervisor) Up() bool { return s.Status().State == Running }

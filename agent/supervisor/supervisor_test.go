@@ -100,6 +100,13 @@ func play(role string) {
 	case "reaping":
 		playReaping(say)
 		playAgent(say)
+	case "speaker":
+		speak(say)
+	case "sayer":
+		if notify(strings.ReplaceAll(os.Getenv("SAY"), ";", "\n"), nil) != nil {
+			os.Exit(4)
+		}
+		os.Exit(0)
 	case "supervisor":
 		playAgent(say)
 	case "halfway", "told":

@@ -25,7 +25,8 @@ import (
 // speak is a process that says things to NOTIFY_SOCKET: at once what is in SAY, at a
 // hangup what is in HANGUP, and at SIGUSR1 what is in the file "words". There | is
 // between messages and ; between lines; NOW is CLOCK_MONOTONIC. "exit" ends it, "keep
-// NAME" gives a listener at ADDR away to be kept, and "child TEXT" has a child say it.
+// NAME" gives a listener at ADDR away to be kept, "child TEXT" has a child say it, and
+// "pass TEXT" makes a child the main process, says that, and ends without waiting.
 func speak(say func(...any)) {
 	told := make(chan os.Signal, 8)
 	signal.Notify(told, syscall.SIGUSR1, syscall.SIGHUP)
@@ -40,6 +41,15 @@ func speak(say func(...any)) {
 				os.Exit(0)
 			case "keep":
 				err = giveAway(rest)
+			case "pass":
+				cmd := exec.Command(os.Args[0])
+				cmd.Env = append(os.Environ(), "SAY=", "HANGUP=RELOADING=1|READY=1")
+				if err = cmd.Start(); err == nil {
+					err = send(fmt.Sprintf("MAINPID=%d\n%s", cmd.Process.Pid, strings.ReplaceAll(rest, ";", "\n")), nil)
+				}
+				if err == nil {
+					os.Exit(0)
+				}
 			case "child":
 				cmd := exec.Command(os.Args[0])
 				cmd.Env = append(os.Environ(), "ROLE=sayer", "SAY="+rest)
@@ -69,17 +79,7 @@ func speak(say func(...any)) {
 
 // notify sends, and returns when the manager has handled it.
 func notify(text string, f *os.File) error {
-	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(conn)
-	to := &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}
-	var rights []byte
-	if f != nil {
-		rights = unix.UnixRights(int(f.Fd()))
-	}
-	if err := unix.Sendmsg(conn, []byte(text), rights, to, 0); err != nil {
+	if err := send(text, f); err != nil {
 		return err
 	}
 	r, w, err := os.Pipe()
@@ -87,12 +87,25 @@ func notify(text string, f *os.File) error {
 		return err
 	}
 	defer r.Close()
-	err = unix.Sendmsg(conn, []byte("BARRIER=1"), unix.UnixRights(int(w.Fd())), to, 0)
+	err = send("BARRIER=1", w)
 	_ = w.Close()
 	if err == nil {
 		_, _ = r.Read(make([]byte, 1))
 	}
 	return err
+}
+
+func send(text string, f *os.File) error {
+	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(conn)
+	var rights []byte
+	if f != nil {
+		rights = unix.UnixRights(int(f.Fd()))
+	}
+	return unix.Sendmsg(conn, []byte(text), rights, &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}, 0)
 }
 
 func giveAway(name string) error {
@@ -688,6 +701,74 @@ func TestStrangersAreNotHeard(t *testing.T) {
 	st.tell("STATUS=its own")
 	if s.Status().Text != "its own" {
 		t.Errorf("%+v", s.Status())
+	}
+}
+
+// A process that makes another the main one and ends at once, whenever it does.
+func TestMainPID(t *testing.T) {
+	for name, c := range map[string]struct {
+		say, hangup string
+		do          func(st *stage, s *Supervisor) error
+	}{
+		"in the start": {"pass READY=1", "", nil},
+		"later": {"READY=1", "", func(st *stage, s *Supervisor) error {
+			return errors.Join(os.WriteFile(filepath.Join(st.dir, "words"), []byte("pass STATUS=gone"), 0o600), syscall.Kill(s.Status().PID, syscall.SIGUSR1))
+		}},
+		"in a reload": {"READY=1", "RELOADING=1|pass READY=1", func(_ *stage, s *Supervisor) error { return s.Reload(t.Context(), nil) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newSpeaker(t, c.say)
+			st.opts.Env["HANGUP"] = c.hangup
+			s := st.run()
+			if err := s.Start(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			ups := 1
+			if c.do != nil {
+				eventually(t, "the process", func() bool { return strings.Contains(st.said(), "up\n") })
+				first := s.Status().PID
+				if err := c.do(st, s); err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the other", func() bool { return s.Status().PID != first })
+				ups = 2
+			}
+			eventually(t, "the other to be up", func() bool { return strings.Count(st.said(), "up\n") == ups })
+			second := s.Status().PID
+			if r := readState(t, st); s.Status().State != Running || !alive(second) || r.PID != second || s.Status().Restarts != 0 {
+				t.Errorf("%+v, on record %+v", s.Status(), r)
+			}
+			st.tell("STATUS=here")
+			if s.Status().Text != "here" || s.Status().PID != second {
+				t.Errorf("%+v", s.Status())
+			}
+			if err := s.Reload(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+			if err := s.Stop(t.Context()); err != nil || alive(second) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestMainPIDIsRefused(t *testing.T) {
+	st := newSpeaker(t, "READY=1")
+	s := st.start()
+	pid := s.Status().PID
+	eventually(t, "the process", func() bool { return strings.Contains(st.said(), "up\n") })
+	for _, other := range []int{1, os.Getpid(), pid, 4194305} {
+		st.tell(fmt.Sprintf("MAINPID=%d;STATUS=%d", other, other))
+		looked := false
+		eventually(t, "a look at it", func() bool {
+			if err := s.ask(t.Context(), func() error { s.heed(); looked = s.heard.candidate(s.child) == nil; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			return looked
+		})
+		if status := s.Status(); status.PID != pid || status.Text != fmt.Sprint(other) {
+			t.Errorf("%d: %+v", other, status)
+		}
 	}
 }
 

@@ -170,9 +170,12 @@ func specOf(opts Options, with surroundings) (*spec, error) {
 		env = append(env, "LISTEN_FDS="+strconv.Itoa(n), "LISTEN_FDNAMES="+strings.Join(with.names, ":"))
 		numbers = append(slices.Clone(numbers), "LISTEN_PID")
 	}
+	var err error
 	s := &spec{Path: []byte(name), Dir: []byte(opts.Dir), Args: bytesOf(opts.Command), Env: bytesOf(env), Numbers: numbers, User: opts.User}
-	credential, err := credentialOf(opts.User)
-	s.Credential = credential
+	if s.Credential, err = credentialOf(opts.User); err != nil {
+		return nil, err
+	}
+	s.Limits, err = limitsOf(opts.Limits)
 	return s, err
 }
 

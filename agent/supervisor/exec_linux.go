@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -27,6 +28,7 @@ type spec struct {
 	Numbers    []string            // variables that hold the process's own number
 	User       string              // for the error
 	Credential *syscall.Credential // nil: the agent's own
+	Limits     limits
 }
 
 // report is why the copy did not become the process.
@@ -163,6 +165,10 @@ func (s *spec) become() report {
 	if err := emptyInput(); err != nil {
 		return reportOf("open", []byte(os.DevNull), err)
 	}
+	runtime.LockOSThread()
+	if failed := s.Limits.allow(); failed != nil {
+		return *failed
+	}
 	if err := s.drop(); err != nil {
 		return reportOf("cannot run as", []byte(s.User), err)
 	}
@@ -171,13 +177,16 @@ func (s *spec) become() report {
 			return reportOf("chdir", s.Dir, err)
 		}
 	}
-	env := texts(s.Env)
+	path, args, env := string(s.Path), texts(s.Args), texts(s.Env)
 	for _, name := range s.Numbers {
 		env = append(env, name+"="+strconv.Itoa(os.Getpid()))
 	}
+	if failed := s.Limits.impose(); failed != nil {
+		return *failed
+	}
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		// This also sets the limit of open files back, which the Go runtime has raised.
-		err := syscall.Exec(string(s.Path), texts(s.Args), env)
+		err := syscall.Exec(path, args, env)
 		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyTime {
 			return reportOf("fork/exec", s.Path, err)
 		}

@@ -52,6 +52,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		return nil
 	}
 	s.child = c
+	s.sockets.takeBack(c, s.opts)
 	if r.Stopping {
 		s.log.Info("finishing the stop that an earlier agent began", "pid", c.pid)
 		return s.stop()

@@ -70,6 +70,10 @@ type surroundings struct {
 // surroundings are those of the next start.
 func (s *Supervisor) surroundings() (surroundings, error) {
 	var with surroundings
+	if err := s.sockets.forStart(s.opts); err != nil {
+		return with, err
+	}
+	with.files, with.names = s.sockets.files(s.opts)
 	err := s.notifying(&with)
 	return with, err
 }

@@ -32,6 +32,7 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 	switch {
 	case err == nil:
 		s.log.Info("process is up", "pid", c.pid, "after", time.Since(began).Round(time.Millisecond).String())
+		s.sockets.backlog()
 		s.enter(Running)
 		s.heard.up()
 		return nil
@@ -111,6 +112,7 @@ func (s *Supervisor) stop() error {
 		s.enter(Stopped)
 		return nil
 	}
+	s.sockets.backlog()
 	s.enter(Stopping)
 	c := s.child
 	sig := s.opts.StopSignal
@@ -166,6 +168,7 @@ func (s *Supervisor) forget() {
 	s.child.close()
 	s.child = nil
 	removeState(s.opts.StateFile)
+	s.sockets.tend(s.opts)
 }
 
 // exited deals with a process that has ended by itself.

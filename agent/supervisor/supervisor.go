@@ -68,6 +68,7 @@ type Supervisor struct {
 	spool    *spool
 	notify   listening
 	alarm    *time.Timer // the process has not said what it has to say by then
+	sockets  sockets
 }
 
 type request struct {
@@ -81,7 +82,7 @@ func New(opts Options, log hclog.Logger) *Supervisor {
 	retry.Stop()
 	alarm.Stop()
 	s := &Supervisor{
-		log: log, opts: opts, retry: retry, alarm: alarm, heard: heard{wake: make(chan struct{}, 1)},
+		log: log, opts: opts, retry: retry, alarm: alarm, heard: heard{wake: make(chan struct{}, 1)}, sockets: sockets{log: log},
 		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
 	}
 	s.status.Store(&Status{State: Stopped})
@@ -109,11 +110,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			s.configure()
-			return s.stop()
+			return s.finish()
 		case r := <-s.requests:
 			s.configure()
 			r.reply <- r.do()
 			if s.released {
+				s.sockets.close(false)
 				return nil
 			}
 		case <-exited:
@@ -133,6 +135,13 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.store.prune()
 		}
 	}
+}
+
+// finish is the orderly end.
+func (s *Supervisor) finish() error {
+	err := s.stop()
+	s.sockets.close(err == nil)
+	return err
 }
 
 // configure takes over what Configure has left.

@@ -107,6 +107,10 @@ func play(role string) {
 			os.Exit(4)
 		}
 		os.Exit(0)
+	case "held":
+		playHeld(say)
+	case "holder agent":
+		playHolder()
 	case "supervisor":
 		playAgent(say)
 	case "halfway", "told":

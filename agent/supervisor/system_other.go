@@ -7,6 +7,8 @@ import (
 	"errors"
 	"syscall"
 	"time"
+
+	"github.com/hashicorp/go-hclog"
 )
 
 // errSystem is what every start says where processes cannot be supervised.
@@ -51,6 +53,15 @@ type surroundings struct{}
 
 func (*Supervisor) surroundings() (surroundings, error) { return surroundings{}, errSystem }
 
+// sockets are held on Linux only.
+type sockets struct{ log hclog.Logger }
+
+func (*sockets) keepBy(Keeper, []Inherited) {}
+func (*sockets) takeBack(*child, Options)   {}
+func (*sockets) tend(Options)               {}
+func (*sockets) backlog()                   {}
+func (*sockets) close(bool)                 {}
+
 func spawn(Options, surroundings) (*child, error)    { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
 func (*child) signal(syscall.Signal) error           { return nil }
@@ -59,3 +70,4 @@ func (*child) owns(int) bool                         { return false }
 func (*child) close()                                {}
 func (*child) endsWithin(time.Duration) bool         { return true }
 func rotateOutput(string, int64, int) (int64, error) { return 0, nil }
+func (*Supervisor) newMain(int) error                { return errSystem }

@@ -65,6 +65,7 @@ type surroundings struct {
 	files   []*os.File   // its descriptors from 3 on
 	names   []string     // of the files, for LISTEN_FDNAMES
 	born    func(*child) // called when it is on record, and before it is the process; nil: nothing
+	copy    *waiting     // that is started already; nil: it has to be
 }
 
 // surroundings are those of the next start.
@@ -82,18 +83,20 @@ func (s *Supervisor) surroundings() (surroundings, error) {
 // on record: a copy of this program that waits, the record of it, and only then
 // the word to become the process.
 func spawn(opts Options, with surroundings) (*child, error) {
-	m := newMark(opts)
-	with.env = append(slices.Clip(with.env), invocationName+"="+m.invocation)
 	s, err := specOf(opts, with)
 	if err != nil {
-		m.remove()
+		if with.copy != nil {
+			with.copy.letGo()
+		}
 		return nil, err
 	}
-	w, err := prepare(opts, with, m)
-	if err != nil {
-		m.remove()
-		return nil, err
+	w := with.copy
+	if w == nil {
+		if w, err = startCopy(opts, with); err != nil {
+			return nil, err
+		}
 	}
+	s.Env = append(s.Env, []byte(invocationName+"="+w.mark.invocation))
 	c, err := putOnRecord(w, opts.StateFile)
 	if err != nil {
 		w.letGo()
@@ -113,8 +116,8 @@ func spawn(opts Options, with surroundings) (*child, error) {
 	return c, nil
 }
 
-// prepare starts the copy that waits.
-func prepare(opts Options, with surroundings, m mark) (*waiting, error) {
+// startCopy starts the copy that waits.
+func startCopy(opts Options, with surroundings) (*waiting, error) {
 	stdout, stderr, err := openOutputs(opts)
 	if err != nil {
 		return nil, err
@@ -123,7 +126,12 @@ func prepare(opts Options, with surroundings, m mark) (*waiting, error) {
 		defer stdout.Close()
 		defer stderr.Close() // the same file, maybe; then this is in vain
 	}
-	return startWaiting(stdout, stderr, with.files, m)
+	m := newMark(opts)
+	w, err := startWaiting(stdout, stderr, with.files, m)
+	if err != nil {
+		m.remove()
+	}
+	return w, err
 }
 
 func putOnRecord(w *waiting, path string) (*child, error) {

@@ -14,7 +14,7 @@ func (s *Supervisor) start(ctx context.Context, env []string) error {
 	with, err := s.surroundings()
 	var c *child
 	if err == nil {
-		c, err = spawn(s.opts, with)
+		c, err = spawn(s.opts, s.withStandby(with))
 	}
 	if err != nil {
 		s.heard.end()

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"regexp"
@@ -72,8 +71,8 @@ func playHeld(say func(...any)) {
 }
 
 // playHolder is an agent that holds the sockets of ADDR for the role PLAYED, until
-// it is killed.
-func playHolder() {
+// it is killed. At SIGUSR1 it prepares a cold patch.
+func playHolder(say func(...any)) {
 	opts := Options{Command: []string{os.Args[0]}, Dir: ".", StateFile: "state", StopTimeout: time.Hour}
 	opts.Env = map[string]string{"ROLE": os.Getenv("PLAYED"), "GORACE": os.Getenv("GORACE")}
 	for address := range strings.FieldsSeq(os.Getenv("ADDR")) {
@@ -85,6 +84,13 @@ func playHolder() {
 	if s.Start(context.Background(), nil) != nil {
 		os.Exit(6)
 	}
+	prepare := make(chan os.Signal, 1)
+	signal.Notify(prepare, syscall.SIGUSR1)
+	go func() {
+		<-prepare
+		s.Prepare(context.Background())
+		_ = s.ask(context.Background(), func() error { say("prepared", s.standby.copy.cmd.Process.Pid); return nil })
+	}()
 }
 
 // client is told by whom it is served; it waits for that.
@@ -454,29 +460,6 @@ func killedHolder(t *testing.T, st *stage) int {
 		t.Fatal("the process ended with its agent")
 	}
 	return pid
-}
-
-// holderAgent is an agent in a process of its own that holds sockets.
-type holderAgent struct{ cmd *exec.Cmd }
-
-// holder runs one on the stage, and returns it with the pid of its process.
-func holder(t *testing.T, st *stage) (holderAgent, int) {
-	t.Helper()
-	var listen []string
-	for _, s := range st.opts.Sockets {
-		listen = append(listen, s.Listen)
-	}
-	cmd := exec.Command(st.opts.Command[0])
-	cmd.Dir = st.dir
-	cmd.Env = append(os.Environ(), "ROLE=holder agent", "PLAYED="+st.opts.Env["ROLE"], "ADDR="+strings.Join(listen, " "), "GORACE="+st.opts.Env["GORACE"])
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == 2 })
-	pid := readState(t, st).PID
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
-	return holderAgent{cmd}, pid
 }
 
 // A keeper is a service manager's store.

@@ -69,6 +69,7 @@ type Supervisor struct {
 	notify   listening
 	alarm    *time.Timer // the process has not said what it has to say by then
 	sockets  sockets
+	standby  *standby // made by Prepare
 }
 
 type request struct {
@@ -99,6 +100,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.ended)
 	defer s.follow()()
 	defer s.listen()()
+	defer s.dismiss()
 	rotate := time.NewTicker(outputCheck)
 	defer rotate.Stop()
 	for {
@@ -203,6 +205,7 @@ func (s *Supervisor) Start(ctx context.Context, env []string) error {
 // It does not wait.
 func (s *Supervisor) Resume() {
 	_ = s.ask(context.Background(), func() error {
+		s.dismiss()
 		s.held = false
 		if s.child == nil {
 			s.restarts = attempts{}
@@ -227,13 +230,24 @@ func (s *Supervisor) Hold(ctx context.Context) error {
 }
 
 // Prepare gets ready what the next Start needs, so that the process is away for a
-// shorter time. What it cannot get ready, Start does.
-func (s *Supervisor) Prepare(context.Context) {}
+// shorter time: a waiting copy of this program, with all that the process inherits.
+// What it cannot get ready, Start does. It is let go if it turns out to be of no use,
+// at Resume, and at the end of Run.
+func (s *Supervisor) Prepare(ctx context.Context) {
+	_ = s.ask(ctx, func() error { s.prepare(); return nil })
+}
 
 // Stop ends the process and all that it has started, and keeps it down. It is no error
 // if it is down. The error wraps ErrStopFailed if something survives.
 func (s *Supervisor) Stop(ctx context.Context) error {
-	return s.ask(ctx, func() error { s.retry.Stop(); return s.stop() })
+	return s.ask(ctx, func() error {
+		s.retry.Stop()
+		err := s.stop()
+		if err != nil {
+			s.dismiss()
+		}
+		return err
+	})
 }
 
 // Reload tells the running process that its files have changed and sees to it

@@ -110,7 +110,7 @@ func play(role string) {
 	case "held":
 		playHeld(say)
 	case "holder agent":
-		playHolder()
+		playHolder(say)
 	case "supervisor":
 		playAgent(say)
 	case "halfway", "told":

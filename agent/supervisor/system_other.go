@@ -62,6 +62,13 @@ func (*sockets) tend(Options)               {}
 func (*sockets) backlog()                   {}
 func (*sockets) close(bool)                 {}
 
+// standby exists on Linux only.
+type standby struct{}
+
+func (*Supervisor) prepare()                                   {}
+func (*Supervisor) dismiss()                                   {}
+func (*Supervisor) withStandby(with surroundings) surroundings { return with }
+
 func spawn(Options, surroundings) (*child, error)    { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
 func (*child) signal(syscall.Signal) error           { return nil }

@@ -34,7 +34,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"patchagent":        func() { os.Exit(start(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fault: faults()})) },
-		supervisor.ExecName: supervisor.ExecMain, "service": service, "speaker": speaker, "clock": clock,
+		supervisor.ExecName: supervisor.ExecMain, "service": service, "speaker": speaker, "clock": clock, "clients": clients,
 	})
 }
 
@@ -101,6 +101,7 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"zip": cmdZip, "drop": cmdDrop, "sum": cmdSum, "outcome": cmdOutcome, "receipts": cmdReceipts, "until": cmdUntil, "gone": cmdGone, "claimed": cmdClaimed,
 		},
+		Condition: conditions,
 	})
 }
 
@@ -108,7 +109,8 @@ func TestStories(t *testing.T) {
 // service.log in its working directory: "start N", "told N", "stop", where N is the
 // content of the file "version" then. A version that says "broken" prints 80 lines
 // and ends at once, one that says "fatal" ends when it is told, one that says "brief"
-// after half a second; one that says "late" makes a file "sick" after 2 seconds.
+// after half a second; one that says "late" makes a file "sick" after 2 seconds. On
+// sockets that it is handed it answers with the version that it was started with.
 func service() {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
@@ -135,9 +137,11 @@ func service() {
 	case "late":
 		time.AfterFunc(2*time.Second, func() { _ = os.WriteFile("sick", nil, 0o644) })
 	}
+	stopServing := serveHanded()
 	say("start")
 	for s := range signals {
 		if s == syscall.SIGTERM {
+			stopServing()
 			say("stop")
 			os.Exit(0)
 		}

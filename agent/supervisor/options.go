@@ -50,8 +50,8 @@ type Options struct {
 type Socket struct {
 	Listen      string      // "tcp:host:port", "unix:/path"
 	Name        string      // in LISTEN_FDNAMES
-	Mode        fs.FileMode // of a unix socket
-	User, Group string      // that a unix socket belongs to; "": whose the process is
+	Mode        fs.FileMode // of a unix socket; 0: 0666
+	User, Group string      // that a unix socket belongs to; "": whose the process is, and that user's own
 	Nonblocking bool        // it is handed over so
 }
 

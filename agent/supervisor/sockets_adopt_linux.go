@@ -71,7 +71,8 @@ func (k *sockets) takeFrom(pid int, c *child, opts Options) (denied error) {
 	return denied
 }
 
-// match holds the socket if it listens at an address that is wanted.
+// match holds the socket if it listens at an address that is wanted; if not, the
+// descriptor is still the caller's.
 func (k *sockets) match(fd int, wanted []Socket) bool {
 	if !listens(fd) {
 		return false
@@ -80,21 +81,24 @@ func (k *sockets) match(fd int, wanted []Socket) bool {
 		network, address, err := endpoint(s.Listen)
 		l := &listener{Socket: s, network: network, address: address}
 		if err == nil && l.isAt(fd) {
-			return k.take(fd, l)
+			k.take(fd, l, "the process")
+			return true
 		}
 	}
 	return false
 }
 
-func (k *sockets) take(fd int, l *listener) bool {
+// take holds a socket that is open, and says whether it does. The descriptor is the
+// supervisor's from then on.
+func (k *sockets) take(fd int, l *listener, from string) bool {
 	f, err := raw(fd, l.Listen)
 	if err != nil {
-		k.log.Warn("cannot hold a socket", "socket", l.Listen, "error", err)
-		return true // it is closed
+		k.log.Warn("cannot hold a socket that is open", "socket", l.Listen, "error", err)
+		return false
 	}
 	l.file = f
 	k.add(l)
-	k.log.Info("a held socket was taken back", "socket", l.Listen)
+	k.log.Info("a held socket was taken over", "socket", l.Listen, "from", from)
 	return true
 }
 
@@ -123,7 +127,7 @@ func (k *sockets) fromSpare(l *listener) bool {
 		if usable && l.isAt(i.FD) {
 			l.foreign = !strings.HasPrefix(i.Name, keptPrefix)
 			k.spare = slices.Delete(k.spare, n, n+1)
-			return k.take(i.FD, l)
+			return k.take(i.FD, l, "the service manager")
 		}
 	}
 	return false

@@ -22,8 +22,9 @@ const (
 	// keep an address for after its end.
 	bindTime  = time.Second
 	bindPause = 50 * time.Millisecond
-	// socketMode is that of a unix socket for which none is set: for user and group.
-	socketMode = 0o660
+	// socketMode is that of a unix socket for which none is set: as systemd.socket(5)
+	// has it, who may connect is for the folder to say.
+	socketMode = 0o666
 )
 
 // bind makes a new socket and has it listen. The address may be taken for a moment
@@ -155,7 +156,8 @@ type owner struct {
 	mode     fs.FileMode
 }
 
-// ownerOf is the user that the process runs as, if the socket says nothing else.
+// ownerOf is the user that the process runs as, with that user's own group, if the
+// socket says nothing else.
 func ownerOf(s Socket, opts Options) (owner, error) {
 	o := owner{uid: os.Geteuid(), gid: os.Getegid(), mode: socketMode}
 	if s.Mode != 0 {
@@ -173,7 +175,10 @@ func ownerOf(s Socket, opts Options) (owner, error) {
 		if err != nil {
 			return owner{}, err
 		}
-		if o.uid, err = strconv.Atoi(u.Uid); err != nil {
+		var err1, err2 error
+		o.uid, err1 = strconv.Atoi(u.Uid)
+		o.gid, err2 = strconv.Atoi(u.Gid)
+		if err := errors.Join(err1, err2); err != nil {
 			return owner{}, err
 		}
 	}

@@ -398,9 +398,9 @@ func TestUnixSocketIsForItsUser(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	_ = stale.Close()
-	st.opts.Sockets = []Socket{{Listen: "unix:" + plain}, {Listen: "unix:" + set, Mode: 0o622, User: "daemon", Group: "root"}}
+	st.opts.Sockets = []Socket{{Listen: "unix:" + plain}, {Listen: "unix:" + set, Mode: 0o622, User: "daemon"}}
 	st.start()
-	for path, want := range map[string]owner{plain: {int(nobody.Uid), int(nobody.Gid), socketMode}, set: {1, 0, 0o622}} {
+	for path, want := range map[string]owner{plain: {int(nobody.Uid), int(nobody.Gid), socketMode}, set: {1, 1, 0o622}} {
 		info := fileOf(t, path)
 		st := info.Sys().(*syscall.Stat_t)
 		if got := (owner{int(st.Uid), int(st.Gid), info.Mode().Perm()}); got != want {

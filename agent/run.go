@@ -25,6 +25,7 @@ type agent struct {
 	applier   *applier.Applier
 	fault     func(step string) error // for tests; see applier.Options
 	process   process
+	manager   manager
 	installed record.Installed
 	receipts  *record.Receipts
 	clock     *record.Clock
@@ -117,6 +118,7 @@ func (a *agent) step(ctx context.Context) time.Duration {
 		a.saveClock()
 	}
 	a.noteKeys(time.Now())
+	a.manager.note(a.installed.Build)
 	again := a.collect(ctx)
 	p, wait := a.next(time.Now())
 	if p == nil || ctx.Err() != nil {

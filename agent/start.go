@@ -48,7 +48,7 @@ func runAgent(ctx context.Context, file string, std Program) error {
 		return &exitError{exitUsage, err}
 	}
 	defer sink.close()
-	a := &agent{cfg: cfg, log: log, fault: std.Fault, waiting: map[string]string{}, crowds: map[string]int{}, pruning: true}
+	a := &agent{cfg: cfg, log: log, fault: std.Fault, waiting: map[string]string{}, crowds: map[string]int{}, pruning: true, manager: newManager()}
 	if err := serve(ctx, a, sink, hangup); err != nil {
 		log.Error("cannot go on", "error", err)
 		status := exitFailed
@@ -81,7 +81,9 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 			}
 		})
 	}
+	a.manager.starting()
 	a.process = process{Supervisor: supervisor.New(processOptions(a.cfg), a.log.Named("process"))}
+	a.process.KeepSockets(a.manager.keeper(), a.manager.left)
 	if reaper, err := supervisor.NewReaper(); err != nil {
 		a.log.Warn("what the process leaves behind may be found less well", "error", err)
 	} else {
@@ -111,11 +113,15 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		w.asked = c.requests
 	}
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
+	if err := a.manager.ready(); err != nil {
+		a.log.Warn("the service manager cannot be told that the agent watches", "error", err)
+	}
 	a.loop(ctx, w, func(hangup bool) { r.reread(ctx, hangup) })
 	if a.fatal != nil {
 		a.process.Release()
 		return a.fatal
 	}
+	a.manager.stopping()
 	a.log.Info("stopping", "why", context.Cause(ctx))
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,6 +44,7 @@ func TestUnits(t *testing.T) {
 		for key, want := range map[string]string{
 			"KillMode": "process", "Restart": "on-failure", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "ReadWritePaths": "/srv/app",
 			"SystemCallFilter": "@system-service", "ExecReload": "/bin/kill -HUP $MAINPID",
+			"Type": "notify", "NotifyAccess": "main", "Delegate": "yes", "ProtectControlGroups": "no",
 		} {
 			if u[key] != want {
 				t.Errorf("%s: %s=%s, want %s", name, key, u[key], want)
@@ -50,6 +52,9 @@ func TestUnits(t *testing.T) {
 		}
 		if _, ok := u["ExecStartPre"]; ok {
 			t.Errorf("%s: a tree that a crash has left half-way must not keep the agent from starting", name)
+		}
+		if n, err := strconv.Atoi(u["FileDescriptorStoreMax"]); err != nil || n < 64 {
+			t.Errorf("%s: FileDescriptorStoreMax=%s is less than there can be sockets", name, u["FileDescriptorStoreMax"])
 		}
 		const afterKill = 5 * time.Second
 		if d, err := time.ParseDuration(u["TimeoutStopSec"]); err != nil || d <= time.Duration(cfg.Target.StopTimeout)+afterKill {

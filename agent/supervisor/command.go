@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -22,6 +23,9 @@ type Command struct {
 	Env     []string
 	User    string        // run as; "" is the agent's own
 	Timeout time.Duration // 0: as long as the context
+
+	// Stdout, if set, gets the standard output, without what is mixed into it otherwise.
+	Stdout io.Writer
 }
 
 // maxOutput is how much of a command's output is kept: its end.
@@ -48,6 +52,9 @@ func RunCommand(ctx context.Context, c Command) ([]byte, error) {
 	cmd.Dir, cmd.Env = c.Dir, c.Env
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
+	if c.Stdout != nil {
+		cmd.Stdout = io.MultiWriter(&out, c.Stdout)
+	}
 	cmd.WaitDelay = leaveTime
 	ownGroup(cmd)
 	if err := runAs(cmd, c.User); err != nil {

@@ -50,10 +50,24 @@ func post(ctx context.Context, endpoint string, timeout time.Duration) error {
 // maxAnswer bounds what is read of an answer for its error.
 const maxAnswer = 1 << 10
 
-// ask makes one request on a connection of its own.
+// ask makes one request on a connection of its own; 2xx is yes.
 func ask(ctx context.Context, method, endpoint string) error {
+	resp, done, err := send(ctx, method, endpoint)
+	if err != nil {
+		return err
+	}
+	defer done()
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s answers %s: %s", endpoint, resp.Status, strings.TrimSpace(string(body)))
+	}
+	return nil
+}
+
+// send makes one request on a connection of its own, which done ends. It follows
+// no redirect.
+func send(ctx context.Context, method, endpoint string) (resp *http.Response, done func(), err error) {
 	transport := &http.Transport{DisableKeepAlives: true}
-	defer transport.CloseIdleConnections()
 	if rest, ok := strings.CutPrefix(endpoint, "unix:"); ok {
 		socket, path, _ := strings.Cut(rest, ":")
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -61,19 +75,14 @@ func ask(ctx context.Context, method, endpoint string) error {
 		}
 		endpoint = "http://localhost" + path
 	}
-	req, err := http.NewRequestWithContext(ctx, method, endpoint, nil)
-	if err != nil {
-		return err
-	}
 	client := http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	resp, err := client.Do(req)
+	req, err := http.NewRequestWithContext(ctx, method, endpoint, nil)
+	if err == nil {
+		resp, err = client.Do(req)
+	}
 	if err != nil {
-		return err
+		transport.CloseIdleConnections()
+		return nil, nil, err
 	}
-	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("%s answers %s: %s", endpoint, resp.Status, strings.TrimSpace(string(body)))
-	}
-	return nil
+	return resp, func() { _ = resp.Body.Close(); transport.CloseIdleConnections() }, nil
 }

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"patchagent/manifest/reason"
@@ -41,6 +42,10 @@ type Claim struct {
 	Attempts int // how often applying it was interrupted
 	Sidecars Sidecars
 
+	// WaitsSince is when whoever is asked before it is applied said for the first time
+	// that it has to wait; zero: never. It is kept by Save.
+	WaitsSince time.Time
+
 	// Reject is set for a drop that is given up: there is no copy of it.
 	Reject *reason.Error
 
@@ -54,18 +59,19 @@ type Claim struct {
 
 // record is claim.json.
 type record struct {
-	ID       string `json:"id"`
-	Name     text   `json:"name"`
-	Dev      uint64 `json:"dev"`
-	Ino      uint64 `json:"ino"`
-	Size     int64  `json:"size"`
-	MtimeNS  int64  `json:"mtime_ns"`
-	SHA256   string `json:"sha256"`
-	CRC32    uint32 `json:"crc32"`
-	Attempts int    `json:"attempts"`
-	Place    text   `json:"place,omitempty"`
-	Reject   string `json:"reject,omitempty"` // the code of a drop that is given up
-	Why      string `json:"why,omitempty"`
+	ID         string    `json:"id"`
+	Name       text      `json:"name"`
+	Dev        uint64    `json:"dev"`
+	Ino        uint64    `json:"ino"`
+	Size       int64     `json:"size"`
+	MtimeNS    int64     `json:"mtime_ns"`
+	SHA256     string    `json:"sha256"`
+	CRC32      uint32    `json:"crc32"`
+	Attempts   int       `json:"attempts"`
+	WaitsSince time.Time `json:"waits_since,omitzero"`
+	Place      text      `json:"place,omitempty"`
+	Reject     string    `json:"reject,omitempty"` // the code of a drop that is given up
+	Why        string    `json:"why,omitempty"`
 }
 
 // text is a name, which need not be UTF-8. In JSON one that is not is in base64, behind
@@ -225,7 +231,7 @@ func (c *Claim) Save(durable bool) (err error) {
 	}
 	r := record{
 		ID: c.ID, Name: text(c.Name), Dev: c.id.dev, Ino: c.id.ino, Size: c.id.size, MtimeNS: c.id.mtime,
-		SHA256: hex.EncodeToString(c.SHA256[:]), CRC32: c.CRC32, Attempts: c.Attempts, Place: text(c.place),
+		SHA256: hex.EncodeToString(c.SHA256[:]), CRC32: c.CRC32, Attempts: c.Attempts, WaitsSince: c.WaitsSince, Place: text(c.place),
 	}
 	if c.Reject != nil {
 		r.Reject, r.Why = string(c.Reject.Code), c.Reject.Detail
@@ -298,7 +304,7 @@ func load(dir string) (*Claim, error) {
 		return nil, errors.New("its record is not its own")
 	}
 	c := &Claim{
-		ID: r.ID, Name: string(r.Name), CRC32: r.CRC32, Size: r.Size, Attempts: r.Attempts, dir: dir, place: string(r.Place),
+		ID: r.ID, Name: string(r.Name), CRC32: r.CRC32, Size: r.Size, Attempts: r.Attempts, WaitsSince: r.WaitsSince, dir: dir, place: string(r.Place),
 		id: identity{dev: r.Dev, ino: r.Ino, size: r.Size, mtime: r.MtimeNS}, decided: r.Place != "",
 		resumed: true,
 	}

@@ -102,6 +102,7 @@ command it runs the agent.
 		},
 		inspectCommand(&file, io),
 		planCommand(&file, io),
+		statusCommand(&file, io),
 		historyCommand(&file, io),
 		rollbackCommand(&file, io),
 		keygenCommand(io),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,9 +26,11 @@ type request struct {
 	answer chan answer // with room for one
 }
 
-// control takes requests at the socket and hands them to the loop.
+// control takes requests at the socket and hands them to the loop; it says itself how
+// things are.
 type control struct {
 	requests chan request
+	status   func() status // how things are; it does not wait for the loop
 	listener net.Listener
 	dir      *os.File
 	path     string // of the socket; good while dir is open
@@ -96,6 +99,7 @@ func (c *control) Run(ctx context.Context) error {
 		case <-r.Context().Done():
 		}
 	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(c.status()) })
 	server := http.Server{Handler: mux, ReadHeaderTimeout: headerTime, BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog: c.log.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Warn})}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -110,38 +114,45 @@ var errNoAgent = errors.New("no agent is running")
 
 // askAgent has the running agent carry a request out; the error wraps errNoAgent
 // if there is none.
-func askAgent(ctx context.Context, stateDir string, ask rollback) (answer, error) {
-	dir, path, err := socketPath(stateDir)
+func askAgent(ctx context.Context, stateDir string, ask rollback) (a answer, err error) {
+	body, err := json.Marshal(ask)
+	if err == nil {
+		err = callAgent(ctx, stateDir, http.MethodPost, "/rollback", bytes.NewReader(body), &a)
+	}
+	return a, err
+}
+
+// callAgent makes one request to the running agent; the error wraps errNoAgent if there
+// is none.
+func callAgent(ctx context.Context, stateDir, method, path string, body io.Reader, said any) error {
+	dir, socket, err := socketPath(stateDir)
 	if err != nil {
-		return answer{}, fmt.Errorf("%w: %w", errNoAgent, err)
+		return fmt.Errorf("%w: %w", errNoAgent, err)
 	}
 	defer dir.Close()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
-		return answer{}, fmt.Errorf("%w: %w", errNoAgent, err)
+		return fmt.Errorf("%w: %w", errNoAgent, err)
 	}
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	body, writer := io.Pipe()
-	go func() { _ = writer.CloseWithError(json.NewEncoder(writer).Encode(ask)) }()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/rollback", body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
 	if err != nil {
-		return answer{}, err
+		return err
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return answer{}, fmt.Errorf("the agent gave no answer: %w; see its log", err)
+		return fmt.Errorf("the agent gave no answer: %w; see its log", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxRequest))
-		return answer{}, fmt.Errorf("the agent answers %s: %s", resp.Status, said)
+		return fmt.Errorf("the agent answers %s: %s", resp.Status, said)
 	}
-	var a answer
-	if err := json.NewDecoder(resp.Body).Decode(&a); err != nil {
-		return answer{}, fmt.Errorf("the agent's answer is cut short: %w; see its log", err)
+	if err := json.NewDecoder(resp.Body).Decode(said); err != nil {
+		return fmt.Errorf("the agent's answer is cut short: %w; see its log", err)
 	}
-	return a, nil
+	return nil
 }
 
 // maxSocketPath is how long the path of a socket may be, unix(7).

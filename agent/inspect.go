@@ -142,6 +142,9 @@ func (o *opened) report() report {
 	}
 	m := o.pkg.Manifest
 	r.Build, r.Region, r.Product, r.Strategy, r.Notes = &m.Build, m.Region, m.Product, applier.StrategyName(m.Warm), o.pkg.Notes
+	if o.cfg.Target.Gate.Set {
+		r.Notes = append(r.Notes, "the gate was not asked: what it says, of the build and region too, counts for more than what is on record")
+	}
 	return r
 }
 

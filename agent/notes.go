@@ -27,6 +27,8 @@ func (a *agent) noteQueue() {
 			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
 		case a.trial != nil && a.trial.patch != p:
 			a.noteWaiting(p.claim.Name, "probation", a.trial.receipt.Patch+" is on probation")
+		case !a.held && a.trial == nil && a.queue[0] != p && a.queue[0].talk.waits():
+			a.noteWaiting(p.claim.Name, behindGate, "it comes after "+a.queue[0].claim.Name+", which the gate does not let go yet")
 		}
 	}
 }
@@ -111,7 +113,7 @@ func (a *agent) noteKeys(now time.Time) {
 
 // noteFound logs what of the folder's state is news.
 func (a *agent) noteFound(found watcher.Found) {
-	a.held = found.Hold
+	a.held, a.found = found.Hold, found
 	waits := map[string]bool{}
 	crowds := map[string][]watcher.Waiting{}
 	for _, w := range found.Waiting {

@@ -33,6 +33,7 @@ type patch struct {
 	file  *os.File // the private copy
 	checked
 	noticed string // why it waits, as it was last logged
+	talk    talk   // with the gate
 }
 
 func (p *patch) close() { _ = p.file.Close() }
@@ -151,12 +152,25 @@ func admit(m *manifest.Manifest, installed record.Installed, clock *record.Clock
 	if err := belongs(m, installed); err != nil {
 		return err
 	}
-	if m.Build < installed.Build {
-		return reason.Errorf(reason.OlderBuild, "the patch is build %d, and build %d is installed", m.Build, installed.Build)
+	if err := follows(m, installed.Build); err != nil {
+		return err
 	}
-	if m.Requires != nil && *m.Requires != installed.Build {
-		return reason.Errorf(reason.RequiresUnmet, "the patch requires build %d, and build %d is installed", *m.Requires, installed.Build)
+	return fresh(m, clock)
+}
+
+// follows says whether a package may be applied to a build.
+func follows(m *manifest.Manifest, build int64) error {
+	if m.Build < build {
+		return reason.Errorf(reason.OlderBuild, "the patch is build %d, and build %d is installed", m.Build, build)
 	}
+	if m.Requires != nil && *m.Requires != build {
+		return reason.Errorf(reason.RequiresUnmet, "the patch requires build %d, and build %d is installed", *m.Requires, build)
+	}
+	return nil
+}
+
+// fresh says whether a package has not expired.
+func fresh(m *manifest.Manifest, clock *record.Clock) error {
 	if !m.Expires.IsZero() && clock.Now().After(m.Expires) {
 		late := reason.Errorf(reason.Expired, "the patch was good until %s", m.Expires.Format(time.RFC3339))
 		if why := clock.Ahead(); why != "" {

@@ -67,6 +67,7 @@ func (r *reader) take(ctx context.Context, next *config.Config) {
 		next.Log.File = a.cfg.Log.File
 	}
 	a.log.SetLevel(hclog.LevelFromString(next.Log.Level))
+	a.askAnew(next.Target.Gate)
 	a.cfg, a.keysSeen = next, time.Time{}
 	r.folder.SetPoll(ctx, time.Duration(next.Patch.Poll))
 	a.pruning = true

@@ -34,6 +34,8 @@ func no(status int, format string, args ...any) answer {
 // rollBack goes back to an earlier build, from first to last. A patch on probation is
 // what is gone back over first.
 func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
+	a.question.takeBack() // what it would answer is about the process as it was
+	defer a.publish(nil)
 	switch {
 	case a.failed:
 		return no(exitFailed, "cannot roll back: a patch could not be undone; mend that and start the agent again (%s)", reason.RollbackFailed)
@@ -71,6 +73,7 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	if err != nil {
 		return refusal(err)
 	}
+	a.publish(&work{Patch: "a rollback", Build: back.Build, Since: began})
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
 		return no(exitFailed, "the agent is ending: %v", err)

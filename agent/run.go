@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -37,6 +38,7 @@ type agent struct {
 	crowds   map[string]int    // why many wait → how many that were when it was last logged
 	pace     pace              // of the scans
 	trial    *trial            // the patch on probation
+	question *question         // to the gate, that is out
 	arrived  time.Time         // the newest in the queue
 	later    time.Time         // when the next patch may be tried again
 	held     bool              // HOLD is in the folder
@@ -45,6 +47,11 @@ type agent struct {
 	trouble  string            // with the folder, as it was last logged
 	unusable string            // why keys cannot be used, as it was last logged
 	keysSeen time.Time         // when that was last looked at
+
+	snapshot atomic.Pointer[status] // for whoever asks how things are
+	began    time.Time              // this agent
+	found    watcher.Found          // by the last scan
+	last     *record.Receipt        // the newest
 
 	pruning  bool   // patch/rejected may hold more than it should
 	unpruned string // why it could not be pruned, as it was last logged
@@ -99,6 +106,8 @@ func (a *agent) sleep(ctx context.Context, w wakes, timer <-chan time.Time, rere
 		case <-w.process:
 		case verdict := <-a.onTrial():
 			a.judge(ctx, verdict)
+		case said := <-a.onAnswer():
+			a.answered(ctx, said)
 		case r := <-w.asked:
 			r.answer <- a.rollBack(ctx, r.ask)
 		case <-w.config:
@@ -119,6 +128,7 @@ func (a *agent) step(ctx context.Context) time.Duration {
 	}
 	a.noteKeys(time.Now())
 	a.manager.note(a.installed.Build)
+	defer a.publish(nil)
 	again := a.collect(ctx)
 	p, wait := a.next(time.Now())
 	if p == nil || ctx.Err() != nil {
@@ -174,9 +184,12 @@ func (a *agent) collect(ctx context.Context) time.Duration {
 	return max(again, a.pace.rest)
 }
 
-// next returns the patch whose turn it is, or nil and when to ask again.
-func (a *agent) next(now time.Time) (*patch, time.Duration) {
-	const nothing = time.Duration(1<<63 - 1)
+// nothing is after how long something is to be done if there is nothing to be done.
+const nothing = time.Duration(1<<63 - 1)
+
+// head returns the patch whose turn it is if the gate has nothing against it, or nil
+// and when to ask again.
+func (a *agent) head(now time.Time) (*patch, time.Duration) {
 	if len(a.queue) == 0 || a.failed || a.held || a.trial != nil || a.unrecorded() || !a.process.settled() {
 		return nil, nothing
 	}
@@ -199,23 +212,23 @@ func (a *agent) unrecorded() bool {
 	return slices.ContainsFunc(a.endings, func(e *ending) bool { return !e.recorded })
 }
 
-// turn is a patch from the queue to its outcome, or to its probation.
+// turn is a patch from the queue to its outcome, to its probation, or to the question
+// to the gate.
 func (a *agent) turn(ctx context.Context, p *patch) {
 	began := time.Now()
-	receipt := func() record.Receipt { return receiptOf(p.claim, p.checked, a.installed.Build, began) }
-
 	defer p.rest()
-	plan, err := a.plan(ctx, p)
-	if ctx.Err() != nil {
-		return
+	gate := a.gate()
+	var plan *applier.Plan
+	var err error
+	switch {
+	case !gate.Set():
+		plan, err = a.plan(ctx, p, &a.installed.Build)
+	case !p.talk.begun():
+		plan, err = a.plan(ctx, p, nil)
+	default:
+		err = a.admissible(p, nil) // the tree is looked at again when the gate has said go
 	}
-	if noDescriptor(err) {
-		a.later = began.Add(time.Duration(a.cfg.Patch.Poll))
-		a.noteWaiting(p.claim.Name, "descriptors", err.Error())
-		return
-	}
-	if err != nil {
-		a.finish(p, nil, refuse(receipt(), err))
+	if !a.passed(ctx, p, supervisor.Answer{}, err, began) {
 		return
 	}
 	if a.cfg.Patch.Mode == config.ModeManual {
@@ -223,26 +236,50 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 		a.noteWaiting(p.claim.Name, "manual", "patch.mode is manual; set it to auto to let it go")
 		return
 	}
+	if gate.Set() {
+		a.ask(ctx, p, gate)
+		return
+	}
+	a.carryOut(ctx, p, plan, supervisor.Answer{}, began)
+}
+
+// passed says whether a patch has passed the checks of which err is the outcome; if
+// not, it has its own outcome, or waits.
+func (a *agent) passed(ctx context.Context, p *patch, said supervisor.Answer, err error, began time.Time) bool {
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case noDescriptor(err):
+		a.later = began.Add(time.Duration(a.cfg.Patch.Poll))
+		a.noteWaiting(p.claim.Name, "descriptors", err.Error())
+		return false
+	case err != nil:
+		a.finish(p, nil, withMessage(refuse(a.receiptOf(p, said, began), err), said))
+		return false
+	}
+	return true
+}
+
+// carryOut applies a patch, when all has been looked at and asked; said is what the gate
+// has said.
+func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said supervisor.Answer, began time.Time) {
 	noteAll(a.log.Info, "about the tree", p.claim.Name, plan.Notes)
 	if len(plan.Changes) == 0 && p.manifest().Build == a.installed.Build {
-		done := receipt()
+		done := a.receiptOf(p, said, began)
 		done.Outcome, done.Detail = reason.Applied, nothingToChange
-		a.finish(p, nil, done)
+		a.finish(p, nil, withMessage(done, said))
 		return
 	}
-	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan))
-	if ctx.Err() != nil {
-		return
-	}
-	if err != nil {
-		a.finish(p, nil, refuse(receipt(), err))
+	a.publish(&work{Patch: p.claim.Name, Build: p.manifest().Build, Since: began})
+	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan, said))
+	if !a.passed(ctx, p, said, err, began) {
 		return
 	}
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
 		return // the agent is ending; the next one goes on from the journal
 	}
-	t := &trial{claim: p.claim, patch: p, tx: tx, receipt: receipt(), began: began}
+	t := &trial{claim: p.claim, patch: p, tx: tx, receipt: a.receiptOf(p, said, began), began: began}
 	if result.Outcome == reason.Applied && len(plan.Changes) > 0 {
 		a.confirmed(ctx, t)
 		return
@@ -262,15 +299,10 @@ func (a *agent) keepUp() {
 }
 
 // plan makes the checks that depend on what holds now: the keys, build, required
-// build and expiry, then protected paths, the tree, and the space on the disk.
-func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
-	if err := trusted(p.signer, a.cfg); err != nil {
-		return nil, err
-	}
-	if !p.manifest().Expires.IsZero() {
-		a.saveClock() // what has expired once must not come back
-	}
-	if err := admit(p.manifest(), a.installed, a.clock); err != nil {
+// build and expiry, then protected paths, the tree, and the space on the disk. build is
+// the one that is installed; nil if the gate is yet to be asked for it.
+func (a *agent) plan(ctx context.Context, p *patch, build *int64) (*applier.Plan, error) {
+	if err := a.admissible(p, build); err != nil {
 		return nil, err
 	}
 	if err := p.open(a.cfg); err != nil {
@@ -283,20 +315,40 @@ func (a *agent) plan(ctx context.Context, p *patch) (*applier.Plan, error) {
 	return plan, a.applier.Space(plan, spaceReserve)
 }
 
+// admissible makes those of the checks that need no look at the tree.
+func (a *agent) admissible(p *patch, build *int64) error {
+	m := p.manifest()
+	if err := trusted(p.signer, a.cfg); err != nil {
+		return err
+	}
+	if !m.Expires.IsZero() {
+		a.saveClock() // what has expired once must not come back
+	}
+	if err := belongs(m, a.installed); err != nil {
+		return err
+	}
+	if build != nil {
+		if err := follows(m, *build); err != nil {
+			return err
+		}
+	}
+	return fresh(m, a.clock)
+}
+
 // spaceReserve is what a patch must leave free on the disk: room for receipts, the
 // journal and a log file, so that the outcome can be written down.
 const spaceReserve = 8 << 20
 
 // patchOf says what is to be on record of a patch; for that the process is asked
 // whether it was well before.
-func (a *agent) patchOf(ctx context.Context, p *patch, plan *applier.Plan) applier.Patch {
+func (a *agent) patchOf(ctx context.Context, p *patch, plan *applier.Plan, said supervisor.Answer) applier.Patch {
 	m := p.manifest()
-	to := applier.Patch{ID: p.claim.ID, Name: p.claim.Name, KeyID: p.signer.KeyID, Warm: m.Warm, Build: m.Build, FromBuild: a.installed.Build}
+	to := applier.Patch{ID: p.claim.ID, Name: p.claim.Name, KeyID: p.signer.KeyID, Warm: m.Warm, Build: m.Build, FromBuild: a.from(said), Note: quoted(said)}
 	if len(plan.Changes) == 0 || !a.cfg.Target.Health.Set {
 		return to
 	}
 	if err := a.process.Sick(ctx); err != nil && ctx.Err() == nil {
-		to.Sick, to.Note = true, reason.Line("the process was not healthy before the patch: "+err.Error())
+		to.Sick, to.Note = true, also(to.Note, reason.Line("the process was not healthy before the patch: "+err.Error()))
 		a.log.Warn("the process is not healthy, before the patch already", "patch", p.claim.Name, "error", err)
 	}
 	return to
@@ -318,8 +370,11 @@ func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.
 	counts := tx.Plan().Counts
 	r.Created, r.Modified, r.Deleted, r.Bytes = counts.Created, counts.Modified, counts.Deleted, counts.Bytes
 	r.Outcome, r.Reason, r.Detail = result.Outcome, result.Code, result.Detail
-	if result.Outcome == reason.Applied && len(tx.Plan().Steps) == 0 {
-		r.Detail = nothingToChange
+	switch note := tx.Plan().Note; {
+	case result.Outcome == reason.Applied && len(tx.Plan().Steps) == 0:
+		r.Detail = also(nothingToChange, note)
+	case result.Outcome != reason.Applied && !tx.Plan().Back():
+		r.Detail = also(r.Detail, note)
 	}
 	if result.Output != "" {
 		r.Detail += "\nthe last that the process printed:\n" + result.Output

@@ -48,7 +48,7 @@ func runAgent(ctx context.Context, file string, std Program) error {
 		return &exitError{exitUsage, err}
 	}
 	defer sink.close()
-	a := &agent{cfg: cfg, log: log, fault: std.Fault, waiting: map[string]string{}, crowds: map[string]int{}, pruning: true, manager: newManager()}
+	a := &agent{cfg: cfg, log: log, fault: std.Fault, began: time.Now(), waiting: map[string]string{}, crowds: map[string]int{}, pruning: true, manager: newManager()}
 	if err := serve(ctx, a, sink, hangup); err != nil {
 		log.Error("cannot go on", "error", err)
 		status := exitFailed
@@ -95,23 +95,27 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	}
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
 	defer a.leave()
+	a.publish(&work{Patch: "what an earlier agent has left", Since: a.began})
+	var asked <-chan request
+	if c, err := listen(a.cfg.State.Dir, a.log.Named("control")); err != nil {
+		a.log.Warn("commands cannot reach this agent", "error", err)
+	} else {
+		c.status = a.status
+		run("control", c.Run)
+		asked = c.requests
+	}
 	err := a.goOn(ctx)
 	if err != nil && ctx.Err() == nil {
 		a.process.Release() // it is left as it is: what it stands on may be a mixture
 		return err
 	}
+	a.publish(nil)
 
 	folder := watcher.New(a.cfg.Patch.Dir, time.Duration(a.cfg.Patch.Poll), a.log.Named("watcher"))
 	run("watcher", folder.Run)
 	configs := config.Watch(a.cfg.Path, a.log.Named("config"))
 	run("config", configs.Run)
-	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}
-	if c, err := listen(a.cfg.State.Dir, a.log.Named("control")); err != nil {
-		a.log.Warn("commands cannot reach this agent", "error", err)
-	} else {
-		run("control", c.Run)
-		w.asked = c.requests
-	}
+	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups, asked: asked}
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
 	if err := a.manager.ready(); err != nil {
 		a.log.Warn("the service manager cannot be told that the agent watches", "error", err)
@@ -250,6 +254,9 @@ func (a *agent) resume(ctx context.Context, claims []*watcher.Claim) error {
 	receipts, err := record.Read(a.cfg.State.Dir)
 	if err != nil {
 		return err
+	}
+	if len(receipts) > 0 && a.last == nil {
+		a.last = &receipts[len(receipts)-1]
 	}
 	done := map[string]record.Receipt{}
 	for _, r := range receipts {

@@ -90,9 +90,13 @@ func (a *agent) endTrial() *trial {
 	return t
 }
 
-// leave is for an agent that ends while a patch is on probation: the next one goes
-// on from the journal.
+// leave is for an agent that ends while the gate is asked, or while a patch is on
+// probation: the next one asks again, or goes on from the journal.
 func (a *agent) leave() {
+	if a.question != nil {
+		a.question.takeBack()
+		a.question.asking.Wait()
+	}
 	if a.trial != nil {
 		a.endTrial().tx.Pause()
 	}

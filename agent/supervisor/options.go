@@ -98,5 +98,5 @@ type Status struct {
 	Since    time.Time `json:"since"`
 	Restarts int       `json:"restarts"`
 	LastExit string    `json:"last_exit"`
-	Text     string    `json:"status"` // its last STATUS=
+	Text     string    `json:"status"` // what the process last said of itself (STATUS=)
 }

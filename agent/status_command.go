@@ -1,0 +1,125 @@
+package main
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"patchagent/manifest/reason"
+)
+
+func statusCommand(file *string, io Program) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "status", Short: "How the agent, the process and the patches are", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(*file)
+			if err != nil {
+				return err
+			}
+			var s status
+			err = callAgent(cmd.Context(), cfg.State.Dir, http.MethodGet, "/status", nil, &s)
+			switch {
+			case errors.Is(err, fs.ErrPermission):
+				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", errors.Unwrap(err))}
+			case errors.Is(err, errNoAgent):
+				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s; its process, if it was killed, may run all the same", errNoAgent, cfg.State.Dir)}
+			case err != nil:
+				return &exitError{exitFailed, err}
+			}
+			if asJSON {
+				return json.NewEncoder(io.Out).Encode(s)
+			}
+			return s.print(io.Out, time.Now())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// print is the status for people: a word for what it is about, then a sentence.
+func (s status) print(out io.Writer, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	line := func(about, format string, args ...any) {
+		fmt.Fprintf(w, "%s\t%s\n", about, reason.Line(fmt.Sprintf(format, args...)))
+	}
+	ago := func(t time.Time) string {
+		if t.IsZero() {
+			return "ever"
+		}
+		return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), now.Sub(t).Round(time.Second))
+	}
+	line("agent", "pid %d, since %s", s.Agent.PID, ago(s.Agent.Since))
+	line("build", "%d, region %s%s", s.Build, s.Region, strings.TrimSuffix(", product "+s.Product, ", product "))
+	p := s.Process
+	pid := "no pid"
+	if p.PID != 0 {
+		pid = fmt.Sprintf("pid %d", p.PID)
+	}
+	line("process", "%s, %s, since %s, restarts: %d", p.State, pid, ago(p.Since), p.Restarts)
+	if p.Text != "" {
+		line("", "it says: %s", p.Text)
+	}
+	if p.LastExit != "" {
+		line("", "its last end: %s", p.LastExit)
+	}
+	if s.Failed {
+		line("failed", "a patch could not be undone; nothing is applied until that is mended and the agent started again")
+	}
+	if s.Held {
+		line("held", "%s", holdDetail)
+	}
+	if s.Applying != nil {
+		line("applying", "%s, since %s", s.Applying, ago(s.Applying.Since))
+	}
+	if s.Probation != nil {
+		line("probation", "%s, since %s", s.Probation, ago(s.Probation.Since))
+	}
+	for _, d := range s.Waiting {
+		line("waiting", "%s", d)
+	}
+	if s.More > 0 {
+		line("waiting", "and %d more", s.More)
+	}
+	if r := s.Last; r != nil {
+		to := "no build"
+		if r.Build != nil {
+			to = fmt.Sprintf("build %d", *r.Build)
+		}
+		line("last", "%s: %q to %s: %s %s", r.Time.Local().Format(time.DateTime), r.Patch, to, r.Outcome, r.Reason)
+	}
+	return w.Flush()
+}
+
+func (w *work) String() string {
+	if w.Build == 0 {
+		return w.Patch
+	}
+	return fmt.Sprintf("%s to build %d", w.Patch, w.Build)
+}
+
+func (d waiting) String() string {
+	text := fmt.Sprintf("%q", d.Patch)
+	if d.Build != nil {
+		text += fmt.Sprintf(" (build %d)", *d.Build)
+	}
+	text += ", " + d.Reason + ": " + cmp.Or(d.Detail, "see the log")
+	g := d.Gate
+	if g == nil {
+		return text
+	}
+	text += fmt.Sprintf("; since %s, until %s at the latest", g.Since.Local().Format(time.DateTime), g.Until.Local().Format(time.DateTime))
+	if g.Asking || g.Next == nil {
+		return text + ", being asked now"
+	}
+	return text + ", asked again at " + g.Next.Local().Format(time.TimeOnly)
+}

@@ -44,7 +44,7 @@ const (
 )
 
 // listen opens the socket; it takes the place of what an earlier agent has left.
-func listen(stateDir string, log hclog.Logger) (*control, error) {
+func listen(stateDir string, log hclog.Logger, status func() status) (*control, error) {
 	dir, path, err := socketPath(stateDir)
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func listen(stateDir string, log hclog.Logger) (*control, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot take requests: %w", err), dir.Close())
 	}
-	return &control{requests: make(chan request), listener: l, dir: dir, path: path, log: log}, nil
+	return &control{requests: make(chan request), status: status, listener: l, dir: dir, path: path, log: log}, nil
 }
 
 // listenPrivately makes a socket that is at no moment anybody else's, whatever the

@@ -31,7 +31,7 @@ type ending struct {
 // end decides a drop, or a rollback by hand.
 func (a *agent) end(claim *watcher.Claim, tx *applier.Tx, r record.Receipt) record.Receipt {
 	r.Time = time.Now()
-	a.last = &r
+	a.lastIs(r)
 	e := &ending{claim: claim, tx: tx, receipt: r}
 	if !a.tryEnding(e) {
 		a.endings = append(a.endings, e)

@@ -95,27 +95,24 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	}
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
 	defer a.leave()
-	a.publish(&work{Patch: "what an earlier agent has left", Since: a.began})
-	var asked <-chan request
-	if c, err := listen(a.cfg.State.Dir, a.log.Named("control")); err != nil {
-		a.log.Warn("commands cannot reach this agent", "error", err)
-	} else {
-		c.status = a.status
-		run("control", c.Run)
-		asked = c.requests
-	}
 	err := a.goOn(ctx)
 	if err != nil && ctx.Err() == nil {
 		a.process.Release() // it is left as it is: what it stands on may be a mixture
 		return err
 	}
-	a.publish(nil)
 
 	folder := watcher.New(a.cfg.Patch.Dir, time.Duration(a.cfg.Patch.Poll), a.log.Named("watcher"))
 	run("watcher", folder.Run)
 	configs := config.Watch(a.cfg.Path, a.log.Named("config"))
 	run("config", configs.Run)
-	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups, asked: asked}
+	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}
+	a.publish(nil)
+	if c, err := listen(a.cfg.State.Dir, a.log.Named("control"), a.status); err != nil {
+		a.log.Warn("commands cannot reach this agent", "error", err)
+	} else {
+		run("control", c.Run)
+		w.asked = c.requests
+	}
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
 	if err := a.manager.ready(); err != nil {
 		a.log.Warn("the service manager cannot be told that the agent watches", "error", err)
@@ -256,7 +253,7 @@ func (a *agent) resume(ctx context.Context, claims []*watcher.Claim) error {
 		return err
 	}
 	if len(receipts) > 0 && a.last == nil {
-		a.last = &receipts[len(receipts)-1]
+		a.lastIs(receipts[len(receipts)-1])
 	}
 	done := map[string]record.Receipt{}
 	for _, r := range receipts {

@@ -109,7 +109,7 @@ const holdDetail = "the file HOLD is in the patch folder"
 
 // waitingOf says why a verified drop waits.
 func (a *agent) waitingOf(p *patch) waiting {
-	w := waiting{Patch: p.claim.Name, Build: &p.m.Build, Gate: a.gateStatusOf(p)}
+	w := waiting{Patch: p.claim.Name, Build: new(p.m.Build), Gate: a.gateStatusOf(p)}
 	first := a.queue[0]
 	switch {
 	case a.failed:
@@ -155,6 +155,14 @@ func (a *agent) gateStatusOf(p *patch) *gateStatus {
 		g.Next = &next
 	}
 	return g
+}
+
+// lastIs is told of each receipt. It keeps none of the package.
+func (a *agent) lastIs(r record.Receipt) {
+	if r.Build != nil {
+		r.Build = new(*r.Build)
+	}
+	a.last = &r
 }
 
 // status is what was published last, with the process as it is now. Any goroutine may

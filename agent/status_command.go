@@ -32,7 +32,7 @@ func statusCommand(file *string, io Program) *cobra.Command {
 			case errors.Is(err, fs.ErrPermission):
 				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", errors.Unwrap(err))}
 			case errors.Is(err, errNoAgent):
-				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s; its process, if it was killed, may run all the same", errNoAgent, cfg.State.Dir)}
+				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s, or it goes on with what an earlier one has left, and answers after that", errNoAgent, cfg.State.Dir)}
 			case err != nil:
 				return &exitError{exitFailed, err}
 			}

@@ -71,7 +71,7 @@ func TestResume(t *testing.T) {
 	old = append(old, s.takes("a", second))
 	s.now = s.now.Add(patience)
 	old = append(old, s.scan().Claims...)
-	old[1].Attempts = 2
+	old[1].Attempts, old[1].WaitsSince = 2, s.now
 	s.must(old[1].Save(true))
 
 	claims := s.restart()

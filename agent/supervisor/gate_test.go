@@ -18,8 +18,8 @@ import (
 	"unicode/utf8"
 )
 
-// said is an answer, or the beginning of an error, as one line.
-func said(a Answer, err error) string {
+// answered is an answer, or the beginning of an error, as one line.
+func answered(a Answer, err error) string {
 	if err != nil {
 		return "error " + err.Error()
 	}
@@ -76,7 +76,7 @@ func TestReports(t *testing.T) {
 				name = "cat"
 			}
 			want := strings.Replace(want, "error ", "error "+name+": ", 1)
-			if got := said(gate.Ask(t.Context(), Options{Dir: dir}, nil)); got != want {
+			if got := answered(gate.Ask(t.Context(), Options{Dir: dir}, nil)); got != want {
 				t.Errorf("%q by %s: %s, want %s", text, name, got, want)
 			}
 		}
@@ -108,13 +108,13 @@ func TestLongReports(t *testing.T) {
 	if _, err := ask("cat object"); err == nil || !strings.Contains(err.Error(), "longer than 65536 bytes") {
 		t.Errorf("a long object: %v", err)
 	}
-	if got := said(ask("cat text")); got != "GO AHEAD" {
+	if got := answered(ask("cat text")); got != "GO AHEAD" {
 		t.Errorf("a long text: %s", got)
 	}
-	if got := said(ask("cat spaces")); got != "error sh: its report is longer than 65536 bytes" {
+	if got := answered(ask("cat spaces")); got != "error sh: its report is longer than 65536 bytes" {
 		t.Errorf("an object after a long nothing: %s", got)
 	}
-	if got := said(ask(`echo 'careful' >&2; echo '{"build": 5}'; echo '{"build": 6}' >&2`)); got != "GO AHEAD build 5" {
+	if got := answered(ask(`echo 'careful' >&2; echo '{"build": 5}'; echo '{"build": 6}' >&2`)); got != "GO AHEAD build 5" {
 		t.Errorf("both outputs: %s", got)
 	}
 }
@@ -136,12 +136,12 @@ func TestGateCommand(t *testing.T) {
 		"exit 255":                                                      "error sh: exit status 255 is none of 0, 1 and 2",
 		"kill -9 $$":                                                    "error sh: signal: killed is none of 0, 1 and 2",
 	} {
-		got := said(Gate{Exec: []string{"sh", "-c", script}}.Ask(t.Context(), Options{Dir: dir}, env))
+		got := answered(Gate{Exec: []string{"sh", "-c", script}}.Ask(t.Context(), Options{Dir: dir}, env))
 		if got != want && (!strings.HasPrefix(want, "error ") || !strings.HasPrefix(got, want)) {
 			t.Errorf("%s: %s, want %s", script, got, want)
 		}
 	}
-	if got := said(Gate{Exec: []string{"./nothing"}}.Ask(t.Context(), Options{Dir: dir}, nil)); !strings.HasPrefix(got, "error ./nothing: ") || !strings.HasSuffix(got, "no such file or directory") {
+	if got := answered(Gate{Exec: []string{"./nothing"}}.Ask(t.Context(), Options{Dir: dir}, nil)); !strings.HasPrefix(got, "error ./nothing: ") || !strings.HasSuffix(got, "no such file or directory") {
 		t.Errorf("a program that is not there: %s", got)
 	}
 }
@@ -203,7 +203,7 @@ func TestGatePage(t *testing.T) {
 	} {
 		for _, endpoint := range []string{tcp.URL + page, "unix:" + socket + ":" + page} {
 			want := strings.Replace(want, "error ", "error "+endpoint+": ", 1)
-			got := said(Gate{HTTP: endpoint}.Ask(t.Context(), Options{}, nil))
+			got := answered(Gate{HTTP: endpoint}.Ask(t.Context(), Options{}, nil))
 			if got != want && (!strings.HasPrefix(want, "error ") || !strings.HasPrefix(got, want)) {
 				t.Errorf("%s: %s, want %s", endpoint, got, want)
 			}
@@ -226,21 +226,21 @@ func TestNoAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	silent := Gate{HTTP: "http://" + l.Addr().String() + "/", Timeout: 50 * time.Millisecond} // the backlog takes the connection
-	if got := said(silent.Ask(t.Context(), Options{}, nil)); got != "error "+silent.HTTP+": no answer within 50ms" {
+	if got := answered(silent.Ask(t.Context(), Options{}, nil)); got != "error "+silent.HTTP+": no answer within 50ms" {
 		t.Errorf("silence: %s", got)
 	}
 	l.Close()
-	if got := said(silent.Ask(t.Context(), Options{}, nil)); got != "error "+silent.HTTP+": cannot dial: connect: connection refused" {
+	if got := answered(silent.Ask(t.Context(), Options{}, nil)); got != "error "+silent.HTTP+": cannot dial: connect: connection refused" {
 		t.Errorf("nobody: %s", got)
 	}
 	slow := Gate{Exec: []string{"sh", "-c", "echo '{\"build\": 7}'; sleep 600; true"}, Timeout: 50 * time.Millisecond}
-	if got := said(slow.Ask(t.Context(), Options{Dir: t.TempDir()}, nil)); got != "error sh: no answer within 50ms" {
+	if got := answered(slow.Ask(t.Context(), Options{Dir: t.TempDir()}, nil)); got != "error sh: no answer within 50ms" {
 		t.Errorf("a slow command: %s", got)
 	}
 	withdrawn, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("withdrawn"))
 	slow.Timeout = 0
-	if got := said(slow.Ask(withdrawn, Options{Dir: t.TempDir()}, nil)); got != "error sh: withdrawn" {
+	if got := answered(slow.Ask(withdrawn, Options{Dir: t.TempDir()}, nil)); got != "error sh: withdrawn" {
 		t.Errorf("a question that was taken back: %s", got)
 	}
 }

@@ -45,7 +45,7 @@ func speak(say func(...any)) {
 				cmd := exec.Command(os.Args[0])
 				cmd.Env = append(os.Environ(), "SAY=", "HANGUP=RELOADING=1|READY=1")
 				if err = cmd.Start(); err == nil {
-					err = send(fmt.Sprintf("MAINPID=%d\n%s", cmd.Process.Pid, strings.ReplaceAll(rest, ";", "\n")), nil)
+					err = sayTo(fmt.Sprintf("MAINPID=%d\n%s", cmd.Process.Pid, strings.ReplaceAll(rest, ";", "\n")), nil)
 				}
 				if err == nil {
 					os.Exit(0)
@@ -79,7 +79,7 @@ func speak(say func(...any)) {
 
 // notify sends, and returns when the manager has handled it.
 func notify(text string, f *os.File) error {
-	if err := send(text, f); err != nil {
+	if err := sayTo(text, f); err != nil {
 		return err
 	}
 	r, w, err := os.Pipe()
@@ -87,7 +87,7 @@ func notify(text string, f *os.File) error {
 		return err
 	}
 	defer r.Close()
-	err = send("BARRIER=1", w)
+	err = sayTo("BARRIER=1", w)
 	_ = w.Close()
 	if err == nil {
 		_, _ = r.Read(make([]byte, 1))
@@ -95,7 +95,7 @@ func notify(text string, f *os.File) error {
 	return err
 }
 
-func send(text string, f *os.File) error {
+func sayTo(text string, f *os.File) error {
 	conn, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err

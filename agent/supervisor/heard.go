@@ -25,7 +25,8 @@ type heard struct {
 type said struct {
 	ready    bool
 	text     string     // STATUS
-	main     *candidate // MAINPID, until Run has looked at it
+	main     *candidate // MAINPID, until Run looks at it
+	looked   *candidate // Run looks at it now
 	stopping time.Time  // when it said so
 	fate     string     // why it is being killed, or was; "": it is not
 	strange  bool       // somebody was not listened to, and that is logged
@@ -178,8 +179,16 @@ func (h *heard) take() news {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := news{main: h.main, ready: h.ready, every: h.watch.every, stopping: !h.stopping.IsZero()}
-	h.main = nil
+	h.main, h.looked = nil, h.main
 	return n
+}
+
+// dealt is called when Run has looked at a candidate, and pid is the main process.
+func (h *heard) dealt(c *candidate, pid int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.pid, h.looked = pid, nil
+	close(c.dealt)
 }
 
 // drop is for a candidate that nobody looks at any more.
@@ -190,21 +199,19 @@ func (h *heard) drop() {
 	}
 }
 
-// becomes is told that another is the main process.
-func (h *heard) becomes(pid int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.pid = pid
-}
-
-// candidate is who wants to be the main process of c and was not looked at yet.
+// candidate is who wants to be the main process of c, and neither is it nor was refused
+// yet.
 func (h *heard) candidate(c *child) *candidate {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.child != c {
+	switch {
+	case h.child != c:
 		return nil
+	case h.main != nil:
+		return h.main
+	default:
+		return h.looked
 	}
-	return h.main
 }
 
 // alarm is when the process is to be killed if it says nothing more, and why; a zero

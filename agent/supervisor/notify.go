@@ -24,8 +24,7 @@ func (s *Supervisor) heed() {
 		if err := s.newMain(n.main.pid); err != nil {
 			s.log.Warn("the process has named another as its main process, which it cannot be", "pid", c.pid, "mainpid", n.main.pid, "error", err)
 		}
-		s.heard.becomes(c.pid)
-		close(n.main.dealt)
+		s.heard.dealt(n.main, c.pid)
 	}
 	if n.ready != c.record.Ready || n.every != c.record.Watchdog {
 		c.record.Ready, c.record.Watchdog = n.ready, n.every

@@ -54,7 +54,7 @@ func handedOver(count, names string) (all []supervisor.Inherited) {
 		if i < len(name) {
 			one.Name = name[i]
 		}
-		if own(one.FD) {
+		if isOwn(one.FD) {
 			all = append(all, one)
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// own says whether the descriptor is there, and has it closed in what is started.
-func own(fd int) bool {
+// isOwn says whether the descriptor is there, and has it closed in what is started.
+func isOwn(fd int) bool {
 	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
 	return err == nil
 }

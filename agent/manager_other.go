@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-func own(int) bool { return false }
+func isOwn(int) bool { return false }
 
 func send(string, string, *os.File) error {
 	return errors.New("service managers are told on Linux only")

@@ -18,7 +18,7 @@ import (
 // process is the supervised process as the applier sees it: its errors carry the
 // reason codes, and the last that the process has printed.
 type process struct {
-	*supervisor.Supervisor
+	managed
 
 	// absent is for a rollback without an agent where no process runs: there is none
 	// to tell or to ask, and none is started.
@@ -31,24 +31,27 @@ func (p process) Start(ctx context.Context, e applier.Event) error {
 	if p.absent {
 		return nil
 	}
-	err := p.Supervisor.Start(ctx, e.Env())
+	err := p.managed.Start(ctx, e.Env())
 	if errors.Is(err, supervisor.ErrNotReady) {
 		return p.failed(ctx, reason.NotReady, err)
 	}
 	return p.failed(ctx, reason.StartFailed, err)
 }
 
-func (p process) Stop(ctx context.Context) error {
-	return coded(ctx, reason.StopFailed, p.Supervisor.Stop(ctx))
+func (p process) Stop(ctx context.Context, e applier.Event) error {
+	if p.absent {
+		return nil
+	}
+	return coded(ctx, reason.StopFailed, p.managed.Stop(ctx, e.Env()))
 }
 
 func (p process) Hold(ctx context.Context) error {
-	return coded(ctx, reason.StopFailed, p.Supervisor.Hold(ctx))
+	return coded(ctx, reason.StopFailed, p.managed.Hold(ctx))
 }
 
 func (p process) Resume() {
 	if !p.absent {
-		p.Supervisor.Resume()
+		p.managed.Resume()
 	}
 }
 
@@ -56,11 +59,27 @@ func (p process) Precheck(ctx context.Context, e applier.Event) error {
 	if p.absent {
 		return nil
 	}
-	return coded(ctx, reason.PrecheckFailed, p.Supervisor.Precheck(ctx, e.Env()))
+	return coded(ctx, reason.PrecheckFailed, p.managed.Precheck(ctx, e.Env()))
 }
 
 func (p process) Reload(ctx context.Context, e applier.Event) error {
-	return p.failed(ctx, reason.ReloadFailed, p.Supervisor.Reload(ctx, e.Env()))
+	return p.failed(ctx, reason.ReloadFailed, p.managed.Reload(ctx, e.Env()))
+}
+
+// Hook's failure means what applier's constants say of each.
+func (p process) Hook(ctx context.Context, e applier.Event) error {
+	if p.absent {
+		return nil
+	}
+	err := p.managed.Hook(ctx, e.Name, e.Env())
+	switch e.Name {
+	case applier.HookBeforeStop:
+		return coded(ctx, reason.NotAllowed, err)
+	case applier.HookAfterFiles:
+		return coded(ctx, reason.PrecheckFailed, err)
+	default:
+		return p.failed(ctx, reason.Unhealthy, err)
+	}
 }
 
 // failed is coded for what the process may have said a last word about.
@@ -127,6 +146,7 @@ func processOptions(cfg *config.Config) supervisor.Options {
 			Failures: t.Health.Failures, Window: time.Duration(t.Health.Window),
 		},
 		StateFile: filepath.Join(cfg.State.Dir, processName),
+		Hooks:     hooks(t),
 	}
 }
 

@@ -110,5 +110,9 @@ func (a *agent) answerOf(r record.Receipt) answer {
 	if r.Outcome == reason.RolledBack && r.Reason == reason.Requested {
 		return answer{Status: exitDone, Message: fmt.Sprintf("build %d is installed again; %s", a.installed.Build, r.Detail), Receipt: &r}
 	}
-	return answer{Status: exitFailed, Message: fmt.Sprintf("the rollback was not made, build %d stays: %s (%s)", a.installed.Build, r.Detail, r.Reason), Receipt: &r}
+	status := exitFailed
+	if r.Outcome == reason.Rejected {
+		status = exitRejected
+	}
+	return answer{Status: status, Message: fmt.Sprintf("the rollback was not made, build %d stays: %s (%s)", a.installed.Build, r.Detail, r.Reason), Receipt: &r}
 }

@@ -367,8 +367,9 @@ func (a *agent) dequeue(p *patch) {
 
 // withResult completes a receipt with how the transaction ended.
 func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.Receipt {
-	counts := tx.Plan().Counts
-	r.Created, r.Modified, r.Deleted, r.Bytes = counts.Created, counts.Modified, counts.Deleted, counts.Bytes
+	if counts := tx.Plan().Counts; result.Outcome != reason.Rejected { // that changed nothing
+		r.Created, r.Modified, r.Deleted, r.Bytes = counts.Created, counts.Modified, counts.Deleted, counts.Bytes
+	}
 	r.Outcome, r.Reason, r.Detail = result.Outcome, result.Code, result.Detail
 	switch note := tx.Plan().Note; {
 	case result.Outcome == reason.Applied && len(tx.Plan().Steps) == 0:

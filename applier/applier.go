@@ -10,6 +10,8 @@
 //	         deleted ones move out to the stage; every folder is made durable;
 //	         then the journal says Committed
 //	Confirm  the process is told (warm.go) or started again (cold.go)
+//	(hooks)  commands of the operator's before Commit and around Confirm, and after
+//	         Rollback (hook.go)
 //	Close    the journal and what the stage holds by now, the old files, become a
 //	         kept build; or the journal is removed, then the stage
 //
@@ -59,7 +61,7 @@ type Process interface {
 	// it cannot get ready, Start does.
 	Prepare(context.Context)
 	// Stop ends it and all that it started; it is no error if it is down.
-	Stop(context.Context) error
+	Stop(context.Context, Event) error
 	// Hold sees to it that a process that ends by itself, or has ended, is not started
 	// while its files are being changed; Start, Reload and Resume end that.
 	Hold(context.Context) error
@@ -69,11 +71,13 @@ type Process interface {
 	Precheck(context.Context, Event) error
 	// Reload tells the running process that its files have changed.
 	Reload(context.Context, Event) error
+	// Hook runs the operator's command for the event, if there is one.
+	Hook(context.Context, Event) error
 }
 
 // An Event is what a command that runs for a patch finds in its environment.
 type Event struct {
-	Name      string // PATCHAGENT_EVENT: precheck, start, reload, or rollback
+	Name      string // PATCHAGENT_EVENT: precheck, stop, start, reload, rollback, or a hook's name
 	Patch     string // file name of the drop
 	Build     int64
 	FromBuild int64
@@ -96,6 +100,7 @@ func (e Event) Env() []string {
 // Names of the events.
 const (
 	EventPrecheck = "precheck"
+	EventStop     = "stop"
 	EventStart    = "start"
 	EventReload   = "reload"
 	EventRollback = "rollback"

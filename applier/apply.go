@@ -51,7 +51,7 @@ func StrategyName(isWarm bool) string {
 }
 
 // Apply commits the transaction and brings the process over to it; what fails is
-// rolled back. The only errors it returns are those that leave the decision to
+// rolled back, or rejected if nothing was touched yet (HookBeforeStop). The only errors it returns are those that leave the decision to
 // the next start: the context's end (with the journal as it then is), and none
 // other.
 //
@@ -67,6 +67,9 @@ func (tx *Tx) Apply(ctx context.Context, p Process) (Result, error) {
 	case committed:
 		err = tx.strategy().confirm(ctx, tx, p)
 	default:
+		if err := tx.hook(ctx, p, HookBeforeStop); err != nil {
+			return tx.refused(ctx, err)
+		}
 		err = tx.strategy().do(ctx, tx, p)
 	}
 	return tx.conclude(ctx, p, err)
@@ -110,6 +113,17 @@ func (tx *Tx) start(ctx context.Context, p Process) error {
 		return err
 	}
 	return p.Start(ctx, tx.event(EventStart))
+}
+
+// tell tells the running process of the new files.
+func (tx *Tx) tell(ctx context.Context, p Process) error {
+	if err := tx.precheck(ctx, p); err != nil {
+		return err
+	}
+	if err := tx.a.fault("reload"); err != nil {
+		return err
+	}
+	return p.Reload(ctx, tx.event(EventReload))
 }
 
 // leave is for an agent that is told to end in the middle. What is committed
@@ -171,7 +185,7 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 }
 
 // Return brings the process back to the old files: it is told of them, or started
-// on them. What goes wrong is noted for Undone. RollBack does it; for a transaction
+// on them, and then the last hook runs. What goes wrong is noted for Undone. RollBack does it; for a transaction
 // that Recover has undone it is left to do.
 func (tx *Tx) Return(ctx context.Context, p Process) {
 	_ = tx.a.fault("return")
@@ -179,6 +193,7 @@ func (tx *Tx) Return(ctx context.Context, p Process) {
 		tx.note("on the old files: %v", err)
 	}
 	tx.up()
+	tx.afterRollback(ctx, p)
 }
 
 // Undone is the result of a transaction that was undone.
@@ -207,7 +222,7 @@ func (tx *Tx) up() {
 
 func (tx *Tx) event(name string) Event {
 	plan := tx.j.Plan
-	if plan.Back() && name != EventPrecheck {
+	if plan.Back() && (name == EventStart || name == EventReload) {
 		name = EventRollback
 	}
 	return Event{Name: name, Patch: plan.Patch, Build: plan.Build, FromBuild: plan.FromBuild, Strategy: tx.strategy().name(), Root: tx.a.opts.Root}

@@ -21,7 +21,7 @@ func (c cold) do(ctx context.Context, tx *Tx, p Process) error {
 	}
 	p.Prepare(ctx)
 	tx.stopped = time.Now()
-	if err := p.Stop(ctx); err != nil {
+	if err := p.Stop(ctx, tx.event(EventStop)); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -31,12 +31,18 @@ func (c cold) do(ctx context.Context, tx *Tx, p Process) error {
 }
 
 // confirm finds the process up if an earlier agent had started it, on the new files
-// then: it was stopped before they came.
+// then: it was stopped before they came, and the first two hooks are over.
 func (cold) confirm(ctx context.Context, tx *Tx, p Process) error {
-	if p.Up() {
-		return nil
+	if !p.Up() {
+		if err := tx.hook(ctx, p, HookAfterFiles); err != nil {
+			return err
+		}
+		if err := tx.start(ctx, p); err != nil {
+			return err
+		}
+		tx.up() // the hook is not what it was away for
 	}
-	return tx.start(ctx, p)
+	return tx.hook(ctx, p, HookAfterStart)
 }
 
 func (cold) before(ctx context.Context, tx *Tx, p Process) error {
@@ -44,7 +50,7 @@ func (cold) before(ctx context.Context, tx *Tx, p Process) error {
 		p.Prepare(ctx)
 		tx.stopped = time.Now()
 	}
-	return p.Stop(ctx)
+	return p.Stop(ctx, tx.event(EventStop))
 }
 
 func (cold) after(ctx context.Context, tx *Tx, p Process) error {

@@ -67,13 +67,19 @@ func TestEveryStepFails(t *testing.T) {
 				switch code, refused := reason.Of(err); {
 				case name == "close" || name == "keep" || done:
 					w.wantTree(after, name)
-				case refused || r.Outcome == reason.RolledBack:
+				case refused || r.Outcome == reason.RolledBack || r.Outcome == reason.Rejected:
 					if !refused {
 						code = r.Code
 					}
 					want := reason.CommitFailed
-					if errno == syscall.ENOSPC {
+					switch {
+					case errno == syscall.ENOSPC:
 						want = reason.NoSpace
+					case r.Outcome == reason.Rejected:
+						want = reason.NotAllowed
+					}
+					if (r.Outcome == reason.Rejected) != (name == "hook before_stop") {
+						t.Errorf("%s: %s", name, r.Outcome)
 					}
 					if code != want {
 						t.Errorf("%s: code %s, want %s", name, code, want)

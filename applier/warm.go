@@ -24,16 +24,17 @@ func (w warm) do(ctx context.Context, tx *Tx, p Process) error {
 }
 
 func (warm) confirm(ctx context.Context, tx *Tx, p Process) error {
+	if err := tx.hook(ctx, p, HookAfterFiles); err != nil {
+		return err
+	}
+	bring := tx.tell
 	if !p.Up() {
-		return tx.start(ctx, p)
+		bring = tx.start
 	}
-	if err := tx.precheck(ctx, p); err != nil {
+	if err := bring(ctx, p); err != nil {
 		return err
 	}
-	if err := tx.a.fault("reload"); err != nil {
-		return err
-	}
-	return p.Reload(ctx, tx.event(EventReload))
+	return tx.hook(ctx, p, HookAfterStart)
 }
 
 func (warm) before(ctx context.Context, _ *Tx, p Process) error { return p.Hold(ctx) }

@@ -191,7 +191,8 @@ type proc struct {
 	up    bool
 	calls []string
 	fail  map[string]error
-	seen  func() // called whenever the process would look at its files
+	seen  func()      // called whenever the process would look at its files
+	hooks func(Event) // called for each hook; nil: they are not among the calls
 }
 
 func (p *proc) call(name string) error {
@@ -221,7 +222,15 @@ func (p *proc) Start(_ context.Context, e Event) error {
 
 func (p *proc) Prepare(context.Context) {}
 
-func (p *proc) Stop(context.Context) error {
+func (p *proc) Hook(_ context.Context, e Event) error {
+	if p.hooks == nil {
+		return nil
+	}
+	p.hooks(e)
+	return p.call(e.Name)
+}
+
+func (p *proc) Stop(context.Context, Event) error {
 	err := p.call("stop")
 	p.up = p.up && err != nil
 	return err

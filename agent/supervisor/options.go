@@ -37,6 +37,7 @@ type Options struct {
 	Health      Health
 	Backoff     Backoff
 	StateFile   string // where the running process is on record
+	Hooks       Hooks
 
 	OutputMaxSize  int64 // bytes; 0: not rotated
 	OutputMaxFiles int

@@ -95,11 +95,12 @@ func killSelf() {
 //	receipts PATCH N       the patch has that many receipts
 //	until FILE REGEXP      wait until the file matches
 //	gone PIDFILE           the process is no longer there
+//	ends FILE              the service whose number is in FILE then is killed when the story is over
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"zip": cmdZip, "drop": cmdDrop, "sum": cmdSum, "outcome": cmdOutcome, "receipts": cmdReceipts, "until": cmdUntil, "gone": cmdGone, "claimed": cmdClaimed,
+			"zip": cmdZip, "drop": cmdDrop, "sum": cmdSum, "outcome": cmdOutcome, "receipts": cmdReceipts, "until": cmdUntil, "gone": cmdGone, "claimed": cmdClaimed, "ends": cmdEnds,
 		},
 		Condition: conditions,
 	})

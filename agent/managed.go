@@ -11,8 +11,9 @@ import (
 	"patchagent/applier"
 )
 
-// managed is what is patched: a process of the agent's own (supervisor.Supervisor). env
-// is for commands that run for a patch.
+// managed is what is patched: a process of the agent's own (supervisor.Supervisor), or
+// a service that another manager runs (supervisor.External). env is for commands that
+// run for a patch.
 type managed interface {
 	Run(context.Context) error
 	Adopt(context.Context) error
@@ -45,6 +46,9 @@ type own struct{ *supervisor.Supervisor }
 func (o own) Stop(ctx context.Context, _ []string) error { return o.Supervisor.Stop(ctx) }
 
 func manage(cfg *config.Config, log hclog.Logger) managed {
+	if cfg.Target.External.Set {
+		return supervisor.NewExternal(processOptions(cfg), log)
+	}
 	return own{supervisor.New(processOptions(cfg), log)}
 }
 

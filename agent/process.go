@@ -147,6 +147,10 @@ func processOptions(cfg *config.Config) supervisor.Options {
 		},
 		StateFile: filepath.Join(cfg.State.Dir, processName),
 		Hooks:     hooks(t),
+		Verbs: supervisor.Verbs{
+			Start: t.External.Start, Stop: t.External.Stop, Reload: t.External.Reload, Status: t.External.Status,
+			Timeout: time.Duration(t.External.Timeout),
+		},
 	}
 }
 

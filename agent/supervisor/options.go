@@ -38,6 +38,7 @@ type Options struct {
 	Backoff     Backoff
 	StateFile   string // where the running process is on record
 	Hooks       Hooks
+	Verbs       Verbs // of an External
 
 	OutputMaxSize  int64 // bytes; 0: not rotated
 	OutputMaxFiles int

@@ -1,0 +1,353 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+)
+
+// Verbs are the commands by which another manager is asked about its service. They run
+// in the surroundings that Options give to a process.
+type Verbs struct {
+	Start   []string // ends when the service is started
+	Stop    []string
+	Reload  []string // used where Options.Reload has no other way
+	Status  []string // see External
+	Timeout time.Duration
+}
+
+// External is a service that another manager runs: systemd, docker, an init script. It
+// has the methods of a Supervisor, and the service no parent here: it has no number, its
+// output is its manager's, and it is started again by its manager's policy.
+//
+// Whether it is up is what the status command says, by the convention of init scripts
+// and of `systemctl is-active`: status 0 is active, any other is not. It is asked before
+// and after each verb, and now and then in between. One that cannot be run, is ended by
+// a signal, takes longer than the timeout, or says 126 or 127 as a shell does that
+// cannot run it, says nothing: the state stays as it was, and nothing counts as stopped.
+//
+// The end of Run leaves the service as it is. Only what this External has stopped and
+// could not start again is it that starts it (Resume): its manager was told to keep it
+// down.
+type External struct {
+	log      hclog.Logger
+	pause    time.Duration // statusPause
+	requests chan request
+	ended    chan struct{}
+	changed  chan struct{}
+	status   atomic.Pointer[Status]
+	next     atomic.Pointer[Options] // to be taken over between two requests
+	said     said
+
+	// Owned by Run.
+	opts     Options
+	stopped  bool // by this External, and not started since
+	owed     bool // stopped is to end: Resume
+	starts   int  // that failed, in a row, while it is owed
+	doubt    string
+	released bool
+}
+
+// said is what Tail returns: the output of the command that failed last.
+type said struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (s *said) set(out []byte) {
+	text := strings.Join(plainLines(out), "\n")
+	s.mu.Lock()
+	s.text = text
+	s.mu.Unlock()
+}
+
+// NewExternal returns an External that knows nothing yet; Run makes it work.
+func NewExternal(opts Options, log hclog.Logger) *External {
+	x := &External{
+		log: log, opts: opts, pause: statusPause,
+		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
+	}
+	x.status.Store(&Status{State: Ended})
+	return x
+}
+
+const (
+	// statusPause is the time between two questions to the status command while nothing
+	// else happens. Each is a process or two, and nothing but `status` waits for the
+	// answer: a patch asks anew.
+	statusPause = 10 * time.Second
+
+	// grace is how long the status command may still say the opposite when a command is
+	// over: some managers note what was done a moment later.
+	grace = time.Second
+
+	// mostStarts is how often a service that a patch has stopped is tried to be started
+	// again, at statusPause: more than that is for an operator.
+	mostStarts = 50
+)
+
+// Run answers requests and follows the service until ctx is done or Release is called.
+// It leaves the service as it is.
+func (x *External) Run(ctx context.Context) error {
+	defer close(x.ended)
+	tick := time.NewTicker(x.pause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-x.requests:
+			x.configure()
+			r.reply <- r.do()
+			if x.released {
+				return nil
+			}
+		case <-tick.C:
+			x.configure()
+			x.follow(ctx)
+		}
+		if x.owed && x.starts == 0 {
+			x.startAgain(ctx)
+		}
+	}
+}
+
+func (x *External) configure() {
+	if next := x.next.Swap(nil); next != nil {
+		x.opts = *next
+	}
+}
+
+// follow looks at the service when nothing has happened.
+func (x *External) follow(ctx context.Context) {
+	if x.owed {
+		x.startAgain(ctx)
+		return
+	}
+	was := x.Status().State
+	switch err := x.look(ctx, nil); {
+	case was == x.Status().State:
+	case err == nil:
+		x.log.Info("the service is active again")
+	default:
+		x.log.Error("the service is no longer active; its manager decides what becomes of it")
+	}
+}
+
+func (x *External) startAgain(ctx context.Context) {
+	if x.look(ctx, nil) == nil {
+		x.owed = false // somebody has started it
+		x.log.Info("the service is active again")
+		return
+	}
+	err := x.start(ctx, nil)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	if x.starts++; x.starts >= mostStarts {
+		x.owed = false
+		x.log.Error("the service does not come up; it is left down until a patch, or until its manager is told to start it", "attempts", x.starts, "error", err)
+		x.enter(Failed)
+		return
+	}
+	x.log.Error("cannot start the service, trying again", "error", err, "delay", x.pause.String())
+	x.enter(Waiting)
+}
+
+// ask has Run carry out do.
+func (x *External) ask(ctx context.Context, do func() error) error {
+	r := request{do: do, reply: make(chan error, 1)}
+	select {
+	case x.requests <- r:
+		return <-r.reply
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-x.ended:
+		return errEnded
+	}
+}
+
+// Status returns what the service is doing. It has no number here.
+func (x *External) Status() Status { return *x.status.Load() }
+
+// Up says whether the service was active and ready when it was last looked at.
+func (x *External) Up() bool { return x.Status().State == Running }
+
+// Changed is as of Supervisor.
+func (x *External) Changed() <-chan struct{} { return x.changed }
+
+// Configure replaces the options, from the next request on.
+func (x *External) Configure(opts Options) { x.next.Store(&opts) }
+
+// Tail returns the last lines that the command printed that failed last, of start, stop,
+// reload and status; empty if none has since the last start.
+func (x *External) Tail() string {
+	x.said.mu.Lock()
+	defer x.said.mu.Unlock()
+	return x.said.text
+}
+
+// Adopt finds out what the service is doing. One that is not active is left so.
+func (x *External) Adopt(ctx context.Context) error {
+	return x.ask(ctx, func() error {
+		if err := x.look(ctx, nil); err == nil {
+			x.log.Info("the service is active")
+		} else if errors.Is(err, errInactive) {
+			x.log.Warn("the service is not active, and is left so: its manager decides")
+		}
+		return nil
+	})
+}
+
+// Release makes Run return.
+func (x *External) Release() {
+	_ = x.ask(context.Background(), func() error {
+		x.released = true
+		return nil
+	})
+}
+
+// Start has the service started and returns when it is active and ready. If its manager
+// has started it meanwhile it is stopped first: nobody knows which files it has seen.
+// After an error it is stopped again; the error wraps ErrNotReady if it was active at
+// the timeout and ErrStartFailed otherwise. If ctx ends first, it is left as it is.
+func (x *External) Start(ctx context.Context, env []string) error {
+	return x.ask(ctx, func() error {
+		x.owed = false
+		return x.start(ctx, env)
+	})
+}
+
+// Stop has the service stopped, whatever it is doing, so that its manager does not start
+// it again. The error wraps ErrStopFailed if the status command does not say within the
+// timeout that it is not active. It is not cut short by ctx.
+func (x *External) Stop(ctx context.Context, env []string) error {
+	return x.ask(ctx, func() error {
+		x.owed = false
+		return x.stop(env)
+	})
+}
+
+// Hold finds out what the service is doing. Its manager cannot be kept from starting it.
+func (x *External) Hold(ctx context.Context) error {
+	return x.ask(ctx, func() error {
+		x.owed = false
+		_ = x.look(ctx, nil) // without an answer the state stays
+		return nil
+	})
+}
+
+// Prepare has nothing to get ready.
+func (x *External) Prepare(context.Context) {}
+
+// Resume has the service started, without waiting for it, if it is down because it was
+// stopped here; and again until it is up.
+func (x *External) Resume() {
+	_ = x.ask(context.Background(), func() error {
+		x.owed, x.starts = x.stopped, 0
+		return nil
+	})
+}
+
+// Reload tells the service that its files have changed, and asks whether it has survived
+// that. The error wraps ErrNotRunning or ErrReloadFailed.
+func (x *External) Reload(ctx context.Context, env []string) error {
+	return x.ask(ctx, func() error { return x.reload(ctx, env) })
+}
+
+// Precheck is as of Supervisor.
+func (x *External) Precheck(ctx context.Context, env []string) error {
+	opts, err := x.options(ctx)
+	if err != nil || len(opts.Precheck) == 0 {
+		return err
+	}
+	_, err = RunCommand(ctx, opts.command(opts.Precheck, env, opts.Reload.Timeout))
+	return err
+}
+
+// Hook is as of Supervisor.
+func (x *External) Hook(ctx context.Context, event string, env []string) error {
+	opts, err := x.options(ctx)
+	if err != nil {
+		return err
+	}
+	return opts.hook(ctx, x.log, event, env)
+}
+
+func (x *External) options(ctx context.Context) (opts Options, err error) {
+	err = x.ask(ctx, func() error { opts = x.opts; return nil })
+	return opts, err
+}
+
+// verb runs one of the commands that change something.
+func (x *External) verb(ctx context.Context, args, env []string) error {
+	out, err := RunCommand(ctx, x.opts.command(args, env, x.opts.Verbs.Timeout))
+	if err != nil {
+		x.said.set(out)
+	}
+	return err
+}
+
+// errInactive is what the status command says by its status.
+var errInactive = errors.New("the service is not active")
+
+// active asks the status command: nil is yes, errInactive no, anything else no answer.
+func (o Options) active(ctx context.Context, env []string) (out []byte, err error) {
+	out, err = RunCommand(ctx, o.command(o.Verbs.Status, env, o.Verbs.Timeout))
+	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.Exited() && e.ExitCode() != 126 && e.ExitCode() != 127 {
+		err = fmt.Errorf("%w (%s)", errInactive, e)
+	}
+	return out, err
+}
+
+// look is active, and makes the answer the state; without one that stays.
+func (x *External) look(ctx context.Context, env []string) error {
+	err := x.active(ctx, env)
+	switch {
+	case err == nil:
+		x.stopped = false
+		x.enter(Running)
+	case errors.Is(err, errInactive) && x.stopped && x.Status().State != Failed:
+		x.enter(Stopped)
+	case errors.Is(err, errInactive) && !x.stopped:
+		x.enter(Ended)
+	}
+	return err
+}
+
+// active is Options.active; that there is no answer is logged, once.
+func (x *External) active(ctx context.Context, env []string) error {
+	out, err := x.opts.active(ctx, env)
+	doubt := ""
+	if err != nil && ctx.Err() == nil {
+		x.said.set(out)
+		if !errors.Is(err, errInactive) {
+			doubt = err.Error()
+		}
+	}
+	if doubt != "" && doubt != x.doubt {
+		x.log.Error("the status command does not say whether the service is active", "error", err)
+	}
+	x.doubt = doubt
+	return err
+}
+
+func (x *External) enter(state State) {
+	next := *x.status.Load()
+	if next.State == state {
+		return
+	}
+	next.State, next.Since, next.Restarts = state, time.Now(), x.starts
+	x.status.Store(&next)
+	select {
+	case x.changed <- struct{}{}:
+	default:
+	}
+}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +50,8 @@ type External struct {
 
 	// Owned by Run.
 	opts     Options
-	stopped  bool // by this External, and not started since
+	stopped  bool // here, or by an earlier agent, and not started since; on record
+	stale    bool // stopped by an earlier agent, and started by others: nobody knows on which files
 	owed     bool // stopped is to end: Resume
 	starts   int  // that failed, in a row, while it is owed
 	doubt    string
@@ -194,12 +197,21 @@ func (x *External) Tail() string {
 	return x.said.text
 }
 
-// Adopt finds out what the service is doing. One that is not active is left so.
+// Adopt finds out what the service is doing. One that is not active is left so. One that
+// an earlier agent has stopped for a patch counts as stopped, even if it is active by
+// now, until Start or Resume.
 func (x *External) Adopt(ctx context.Context) error {
 	return x.ask(ctx, func() error {
-		if err := x.look(ctx, nil); err == nil {
+		x.stopped = x.marked()
+		x.stale = x.stopped
+		switch err := x.look(ctx, nil); {
+		case err == nil && x.stale:
+			x.log.Warn("the service is active, although an earlier agent has stopped it and not started it again")
+		case err == nil:
 			x.log.Info("the service is active")
-		} else if errors.Is(err, errInactive) {
+		case errors.Is(err, errInactive) && x.stopped:
+			x.log.Warn("the service is not active: an earlier agent has stopped it and not started it again")
+		case errors.Is(err, errInactive):
 			x.log.Warn("the service is not active, and is left so: its manager decides")
 		}
 		return nil
@@ -251,6 +263,10 @@ func (x *External) Prepare(context.Context) {}
 // stopped here; and again until it is up.
 func (x *External) Resume() {
 	_ = x.ask(context.Background(), func() error {
+		if x.stale {
+			x.stale = false // what it was stopped for is over
+			_ = x.look(context.Background(), nil)
+		}
 		x.owed, x.starts = x.stopped, 0
 		return nil
 	})
@@ -311,10 +327,13 @@ func (o Options) active(ctx context.Context, env []string) (out []byte, err erro
 func (x *External) look(ctx context.Context, env []string) error {
 	err := x.active(ctx, env)
 	switch {
+	case err == nil && x.stale:
+		x.enter(Stopped)
 	case err == nil:
-		x.stopped = false
+		x.mark(false)
 		x.enter(Running)
 	case errors.Is(err, errInactive) && x.stopped && x.Status().State != Failed:
+		x.stale = false
 		x.enter(Stopped)
 	case errors.Is(err, errInactive) && !x.stopped:
 		x.enter(Ended)
@@ -350,4 +369,49 @@ func (x *External) enter(state State) {
 	case x.changed <- struct{}{}:
 	default:
 	}
+}
+
+// markSuffix is of the file beside the state file that is there while the service is
+// stopped here: should this agent end, the next one has to start it.
+const markSuffix = ".stopped"
+
+// mark makes durable whether the service is stopped here. Without a record the next
+// agent takes it for one that its manager has stopped.
+func (x *External) mark(stopped bool) {
+	if x.stopped == stopped {
+		return
+	}
+	x.stopped = stopped
+	path := x.opts.StateFile + markSuffix
+	switch {
+	case x.opts.StateFile == "":
+	case !stopped:
+		_ = os.Remove(path)
+	default:
+		if err := createSynced(path); err != nil {
+			x.log.Warn("cannot put on record that the service is stopped for a patch; should the agent end now, the next one would not start it", "error", err)
+		}
+	}
+}
+
+func (x *External) marked() bool {
+	if x.opts.StateFile == "" {
+		return false
+	}
+	_, err := os.Stat(x.opts.StateFile + markSuffix)
+	return err == nil
+}
+
+// createSynced makes an empty file, durably.
+func createSynced(path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(f.Sync(), f.Close())
+	if dir, openErr := os.Open(filepath.Dir(path)); openErr == nil { // other systems cannot sync a folder
+		_ = dir.Sync()
+		_ = dir.Close()
+	}
+	return err
 }

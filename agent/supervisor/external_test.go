@@ -36,7 +36,7 @@ func newManager(t *testing.T) *manager {
 		return []string{"sh", "-c", "echo " + name + " $PATCHAGENT_EVENT >>verbs; test -e " + name + " || exec " + usual + "; . ./" + name}
 	}
 	m.opts = Options{
-		Dir:   m.dir,
+		Dir: m.dir, StateFile: filepath.Join(m.dir, "state"),
 		Ready: Ready{Timeout: 20 * time.Second},
 		Verbs: Verbs{
 			Start: verb("start", "touch active"), Stop: verb("stop", "rm -f active"), Reload: verb("reload", "true"),
@@ -49,6 +49,15 @@ func newManager(t *testing.T) *manager {
 
 // run has the manager's service looked after; up says how it is found.
 func (m *manager) run(up bool) *External {
+	m.t.Helper()
+	m.begin(up)
+	if m.x.Up() != up {
+		m.t.Fatalf("%+v", m.x.Status())
+	}
+	return m.x
+}
+
+func (m *manager) begin(up bool) {
 	m.t.Helper()
 	if m.pause == 0 {
 		m.pause = 5 * time.Millisecond
@@ -63,10 +72,9 @@ func (m *manager) run(up bool) *External {
 	go func() { ended <- m.x.Run(ctx) }()
 	m.end = func() error { cancel(); err := <-ended; ended <- err; return err }
 	m.t.Cleanup(func() { _ = m.end() })
-	if err := m.x.Adopt(m.t.Context()); err != nil || m.x.Up() != up {
-		m.t.Fatal(err, m.x.Status())
+	if err := m.x.Adopt(m.t.Context()); err != nil {
+		m.t.Fatal(err)
 	}
-	return m.x
 }
 
 // put writes a file, whole.
@@ -284,6 +292,50 @@ func TestExternalResume(t *testing.T) {
 	eventually(t, "it to be seen", x.Up)
 	if len(m.verbs()) != before || !m.active() {
 		t.Errorf("%q", m.verbs()[before:])
+	}
+}
+
+// What an earlier agent has stopped is the next one's to start: at once if nothing else
+// is to be done, and again if somebody else has started it in the middle of that.
+func TestExternalOfAnEarlierAgent(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		active bool // by others, in between
+		patch  bool // there is one to go on with
+		verbs  []string
+	}{
+		{"down", false, false, []string{"stop", "start"}},
+		{"down, and a patch to go on with", false, true, []string{"stop", "start"}},
+		{"started by others", true, false, []string{"stop"}},
+		{"started by others, and a patch to go on with", true, true, []string{"stop", "stop", "start"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			if err := m.run(true).Stop(t.Context(), nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.end(); err != nil {
+				t.Fatal(err)
+			}
+			m.begin(c.active)
+			if s := m.x.Status(); s.State != Stopped {
+				t.Errorf("%+v", s)
+			}
+			if c.patch {
+				if err := m.x.Start(t.Context(), nil); err != nil {
+					t.Error(err)
+				}
+			}
+			m.x.Resume()
+			eventually(t, "it to be up", m.x.Up)
+			m.wantVerbs(c.verbs...)
+			if err := m.end(); err != nil {
+				t.Fatal(err)
+			}
+			m.run(true)
+			m.wantVerbs(c.verbs...)
+		})
 	}
 }
 

@@ -29,12 +29,12 @@ func (x *External) start(ctx context.Context, env []string) error {
 	}
 	switch {
 	case err == nil:
-		x.stopped, x.owed, x.starts = false, false, 0
+		x.mark(false)
+		x.stale, x.owed, x.starts = false, false, 0
 		x.log.Info("service is up", "after", time.Since(began).Round(time.Millisecond).String())
 		x.enter(Running)
 		return nil
 	case ctx.Err() != nil:
-		x.stopped = false // its manager has been told
 		return err
 	}
 	why := x.Tail()
@@ -92,6 +92,7 @@ func (x *External) stop(env []string) error {
 		return nil
 	}
 	x.enter(Stopping)
+	x.mark(true)
 	x.said.set(nil)
 	began := time.Now()
 	told := x.verb(context.Background(), x.opts.Verbs.Stop, env)
@@ -103,7 +104,7 @@ func (x *External) stop(env []string) error {
 	defer cancel()
 	for pause := firstLook; ; pause = min(2*pause, lastLook) {
 		if err := x.active(context.Background(), env); errors.Is(err, errInactive) {
-			x.stopped = true
+			x.stale = false
 			x.said.set(nil)
 			x.log.Info("service stopped", "after", time.Since(began).Round(time.Millisecond).String())
 			x.enter(Stopped)
@@ -113,7 +114,8 @@ func (x *External) stop(env []string) error {
 			break
 		}
 	}
-	x.stopped = false
+	x.mark(false)
+	x.stale = false
 	x.enter(Running) // as far as anybody knows
 	switch {
 	case told != nil:

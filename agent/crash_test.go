@@ -26,6 +26,9 @@ type site struct {
 	t   *testing.T
 	dir string
 	bin string
+
+	at       int  // the step at which something happens
+	unhooked bool // the last hook was made to fail, so it has not run
 }
 
 const crashConfig = `
@@ -43,6 +46,11 @@ env = { GORACE = "atexit_sleep_ms=0" }
 exec = ["sh", "tell.sh"]
 [target.ready]
 exec = ["sh", "-c", "tail -n1 service.log | grep -Eq '^(start|told)'"]
+[target.hooks]
+before_stop = ["sh", "../hook.sh"]
+after_files = ["sh", "../hook.sh"]
+after_start = ["sh", "../hook.sh"]
+after_rollback = ["sh", "../hook.sh"]
 `
 
 // newSite lays the old tree; version is what the package makes of it.
@@ -60,6 +68,7 @@ func newSite(t *testing.T, bin, version string, warm bool) *site {
 		"p/manifest.json": fmt.Sprintf(`{"justres": %v, "region": "r", "build": "300",
 			"modfiles": [{"name": "version", "path": "/"}, {"name": "b", "path": "/lib"}],
 			"newfiles": [{"name": "n", "path": "/added/deep"}], "delfiles": [{"name": "gone", "path": "/lib"}]}`, warm),
+		"hook.sh":       `read version <version; echo "$PATCHAGENT_EVENT $version" >>../hooks`,
 		"p/mod/version": version, "p/mod/b": "new b", "p/new/n": "n",
 	}
 	for name, content := range files {
@@ -265,8 +274,13 @@ func TestKilledAtEveryStep(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for first, more := 0, true; more; first += stride() {
+				hook := false
 				for _, second := range []int{-1, first % 7} {
+					if second >= 0 && hook {
+						break // its successor finds what it finds at the step after the hook, too
+					}
 					s := newSite(t, bin, c.version, c.warm)
+					s.at = first
 					before := s.tree()
 					s.drop()
 					crashed, step := s.run(fmt.Sprint(first, " kill once"), false)
@@ -275,6 +289,7 @@ func TestKilledAtEveryStep(t *testing.T) {
 						break
 					}
 					when := fmt.Sprintf("killed at step %d (%s)", first, step)
+					hook = strings.HasPrefix(step, "hook ")
 					if second >= 0 {
 						_, step := s.run(fmt.Sprint(second, " kill once"), false)
 						when += fmt.Sprintf(", then at step %d (%s)", second, step)
@@ -296,6 +311,7 @@ func TestEveryStepFails(t *testing.T) {
 				t.Parallel()
 				for at, more := 0, true; more; at += stride() {
 					s := newSite(t, bin, c.version, c.warm)
+					s.at = at
 					before := s.tree()
 					s.drop()
 					ended, step := s.run(fmt.Sprint(at, " ", how), false)
@@ -316,6 +332,7 @@ func TestEveryStepFails(t *testing.T) {
 					if r.Outcome == reason.Failed || r.Outcome == reason.Rejected || r.Reason == reason.CommitFailed || r.Reason == reason.NoSpace {
 						outcome = string(r.Outcome) + " " + string(r.Reason)
 					}
+					s.unhooked = step == "hook after_rollback"
 					s.judge(fmt.Sprintf("%s at step %d (%s)", how, at, step), before, outcome, last)
 				}
 			})
@@ -445,6 +462,10 @@ func (s *site) rollBack(fault string, alone bool) (killed bool) {
 	return err != nil
 }
 
+// stopEvery is at every how manyth step the agent and its process are stopped in order
+// afterwards: an agent more, and what it stops does not know of the step any more.
+const stopEvery = 4
+
 // judge starts an agent that nothing happens to, and looks at how it leaves things.
 func (s *site) judge(when string, before map[string]string, outcome, last string) {
 	s.t.Helper()
@@ -474,7 +495,31 @@ func (s *site) judge(when string, before map[string]string, outcome, last string
 	}) {
 		s.t.Errorf("%s: the process has seen this, and %s should be last:\n%s\n%s", when, last, said, s.log())
 	}
+	s.judgeHooks(when, outcome)
+	if s.at%stopEvery != 0 {
+		return
+	}
 	if crashed, _ := s.run("", true); crashed || len(s.processes()) != 0 {
 		s.t.Errorf("%s: stopped, and %v are left\n%s", when, s.processes(), s.log())
+	}
+}
+
+// judgeHooks sees to it that the last of the hooks that ran was the one for the outcome,
+// on its files.
+func (s *site) judgeHooks(when, outcome string) {
+	s.t.Helper()
+	want := "after_rollback old"
+	switch word, _, _ := strings.Cut(outcome, " "); {
+	case word == "rejected" || s.unhooked:
+		return
+	case word == "applied":
+		want = "after_start new"
+	}
+	data, _ := os.ReadFile(filepath.Join(s.dir, "hooks"))
+	if len(data) == 0 && want != "after_start new" {
+		return // it came to nothing before the first of them
+	}
+	if !strings.HasSuffix("\n"+string(data), "\n"+want+"\n") {
+		s.t.Errorf("%s: of the hooks %q the last is not %s\n%s", when, data, want, s.log())
 	}
 }

@@ -48,12 +48,13 @@ func (tx *Tx) refused(ctx context.Context, err error) (Result, error) {
 }
 
 // afterRollback runs the last hook of a transaction that was undone. Nothing is left
-// that its failure could undo, so that is noted.
+// that its failure could undo, so that is noted. It is not cut short by the context: the
+// outcome may be written down next, and then no other agent would run it.
 func (tx *Tx) afterRollback(ctx context.Context, p Process) {
 	if len(tx.j.Plan.Steps) == 0 {
 		return
 	}
-	if err := tx.hook(ctx, p, HookAfterRollback); err != nil {
+	if err := tx.hook(context.WithoutCancel(ctx), p, HookAfterRollback); err != nil {
 		tx.note("%v", err)
 	}
 }

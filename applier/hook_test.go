@@ -217,6 +217,28 @@ func TestEndInAHook(t *testing.T) {
 	}
 }
 
+// The last hook runs also if the agent is told to end while the process comes back.
+func TestLastHookIsNotCutShort(t *testing.T) {
+	before, after := exact(t)
+	w := newWorld(t, oldTree)
+	pkg := pack(t, false, newItems...)
+	plan, err := w.a.Plan(t.Context(), pkg)
+	must(t, err)
+	tx, err := w.a.Stage(t.Context(), pkg, plan, Patch{ID: "1"})
+	must(t, err)
+	p, found := w.hooked(true, before, after)
+	p.fail[HookAfterFiles] = reason.Errorf(reason.PrecheckFailed, "no")
+	ctx, end := context.WithCancel(t.Context())
+	defer end()
+	p.seen = end
+	if r, err := tx.Apply(ctx, p); err != nil || r.Detail != "no" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if last := found()[len(found())-1]; last != "after_rollback: old, up" {
+		t.Errorf("%q", found())
+	}
+}
+
 // A transaction that the next agent finds undone, or undoes, has its last hook then.
 func TestHookOfARecovery(t *testing.T) {
 	before, after := exact(t)

@@ -222,9 +222,9 @@ func (p *proc) Start(_ context.Context, e Event) error {
 
 func (p *proc) Prepare(context.Context) {}
 
-func (p *proc) Hook(_ context.Context, e Event) error {
-	if p.hooks == nil {
-		return nil
+func (p *proc) Hook(ctx context.Context, e Event) error {
+	if p.hooks == nil || ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	p.hooks(e)
 	return p.call(e.Name)

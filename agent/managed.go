@@ -19,7 +19,6 @@ type managed interface {
 	Adopt(context.Context) error
 	Release()
 	Configure(supervisor.Options)
-	KeepSockets(supervisor.Keeper, []supervisor.Inherited)
 
 	Status() supervisor.Status
 	Up() bool
@@ -45,11 +44,13 @@ type own struct{ *supervisor.Supervisor }
 
 func (o own) Stop(ctx context.Context, _ []string) error { return o.Supervisor.Stop(ctx) }
 
-func manage(cfg *config.Config, log hclog.Logger) managed {
+func manage(cfg *config.Config, m *manager, log hclog.Logger) managed {
 	if cfg.Target.External.Set {
 		return supervisor.NewExternal(processOptions(cfg), log)
 	}
-	return own{supervisor.New(processOptions(cfg), log)}
+	s := supervisor.New(processOptions(cfg), log)
+	s.KeepSockets(m.keeper(), m.left)
+	return own{s}
 }
 
 func hooks(t config.Target) supervisor.Hooks {

@@ -74,7 +74,7 @@ func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask roll
 	defer a.closeState()
 
 	beside, stop := context.WithCancel(context.WithoutCancel(ctx))
-	a.process = process{managed: manage(cfg, log.Named("process"))}
+	a.process = process{managed: manage(cfg, &a.manager, log.Named("process"))}
 	var helper sync.WaitGroup
 	defer helper.Wait()
 	defer stop()

@@ -82,8 +82,7 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		})
 	}
 	a.manager.starting()
-	a.process = process{managed: manage(a.cfg, a.log.Named("process"))}
-	a.process.KeepSockets(a.manager.keeper(), a.manager.left)
+	a.process = process{managed: manage(a.cfg, &a.manager, a.log.Named("process"))}
 	if reaper, err := supervisor.NewReaper(); err != nil {
 		a.log.Warn("what the process leaves behind may be found less well", "error", err)
 	} else {

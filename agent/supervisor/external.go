@@ -46,7 +46,7 @@ type External struct {
 	changed  chan struct{}
 	status   atomic.Pointer[Status]
 	next     atomic.Pointer[Options] // to be taken over between two requests
-	said     said
+	said     lastOutput
 
 	// Owned by Run.
 	opts     Options
@@ -58,13 +58,13 @@ type External struct {
 	released bool
 }
 
-// said is what Tail returns: the output of the command that failed last.
-type said struct {
+// lastOutput is what Tail returns: the output of the command that failed last.
+type lastOutput struct {
 	mu   sync.Mutex
 	text string
 }
 
-func (s *said) set(out []byte) {
+func (s *lastOutput) set(out []byte) {
 	text := strings.Join(plainLines(out), "\n")
 	s.mu.Lock()
 	s.text = text

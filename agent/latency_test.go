@@ -204,8 +204,11 @@ func TestIdle(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-time.After(3 * time.Second) // what is measured is time passing
-	if used := b.ticks(t) - before; used > 6 {
+	// A loop that is busy uses 300; some are the measuring's own, on a slow machine.
+	if used := b.ticks(t) - before; used > 30 {
 		t.Errorf("%d ticks of processor time in 3 s of idling", used)
+	} else {
+		t.Logf("%d ticks of processor time in 3 s of idling", used)
 	}
 	const most = 24
 	if mib := b.resident(t); mib > most && !raceEnabled {

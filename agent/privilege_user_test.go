@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -81,6 +82,14 @@ func (p *place) given(env, status map[string]string) {
 				continue // what it is asked about
 			}
 			got[key] = value
+		}
+		if name == "process" { // these two are the agent's own word, and no command's
+			for key, like := range map[string]string{"INVOCATION_ID": `^[0-9a-f]{32}$`, "NOTIFY_SOCKET": `^/.+\.sock$`} {
+				if !regexp.MustCompile(like).MatchString(got[key]) {
+					p.t.Errorf("%s is %q", key, got[key])
+				}
+				delete(got, key)
+			}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			p.t.Errorf("environment of %s, want, got:\n%s", name, diff)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"patchagent/agent/config"
 	"patchagent/agent/supervisor"
@@ -29,6 +30,7 @@ func configured(t *testing.T, text string) *config.Config {
 
 // What the file says about the process reaches who supervises it.
 func TestProcessOptions(t *testing.T) {
+	own := cmpopts.IgnoreUnexported(supervisor.Options{})
 	const minimal = "region = \"r\"\n[target]\ncommand = [\"app\"]\n"
 	// The fields that this test is about.
 	mapped := func(cfg *config.Config) supervisor.Options {
@@ -49,7 +51,7 @@ func TestProcessOptions(t *testing.T) {
 
 		OutputMaxSize: 64 << 20, OutputMaxFiles: 5,
 	}
-	if diff := cmp.Diff(plain, mapped(configured(t, minimal))); diff != "" {
+	if diff := cmp.Diff(plain, mapped(configured(t, minimal)), own); diff != "" {
 		t.Errorf("by default: %s", diff)
 	}
 
@@ -101,7 +103,7 @@ mode = "0640"
 user = "a"
 group = "b"
 `))
-	if diff := cmp.Diff(full, got); diff != "" {
+	if diff := cmp.Diff(full, got, own); diff != "" {
 		t.Errorf("in full: %s", diff)
 	}
 }

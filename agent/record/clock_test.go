@@ -30,7 +30,7 @@ func setClock(t *testing.T, dir string, latest time.Time) {
 func TestClockNeverGoesBack(t *testing.T) {
 	dir := t.TempDir()
 	c := clockAt(t, dir)
-	if d := time.Since(c.Now()); d < -time.Second || d > time.Second || c.Ahead() != "" {
+	if d := time.Since(c.Now()); d.Abs() > time.Minute || c.Ahead() != "" {
 		t.Errorf("a new clock is %s off: %s", d, c.Ahead())
 	}
 	if !c.Due(time.Hour) {
@@ -55,7 +55,7 @@ func TestClockNeverGoesBack(t *testing.T) {
 	}
 	// Time that it has seen is the past of a clock that is right.
 	setClock(t, dir, time.Now().Add(-1000*time.Hour))
-	if d := time.Since(clockAt(t, dir).Now()); d > time.Second {
+	if d := time.Since(clockAt(t, dir).Now()); d > time.Minute {
 		t.Errorf("it stands still, %s ago", d)
 	}
 }

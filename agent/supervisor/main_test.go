@@ -12,6 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// second waits until both of a pair are ready for signals.
+func (st *stage) second() int {
+	st.t.Helper()
+	pid := st.pidOf("second")
+	eventually(st.t, "both to be up", func() bool { return count(st.said(), "up") == 2 })
+	return pid
+}
+
 // Another process of the tree may become the main one.
 func TestNewMain(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -28,7 +36,7 @@ func TestNewMain(t *testing.T) {
 			st := newTree(t, "pair", false)
 			st.opts.Restart = Never
 			s := st.start()
-			first, second := s.Status().PID, st.pidOf("second")
+			first, second := s.Status().PID, st.second()
 			become := func(pid int) error {
 				return s.ask(t.Context(), func() error { return s.newMain(pid) })
 			}
@@ -71,7 +79,7 @@ func TestNewMain(t *testing.T) {
 func TestNewMainIsStopped(t *testing.T) {
 	st := newTree(t, "pair", false)
 	s := st.start()
-	first, second := s.Status().PID, st.pidOf("second")
+	first, second := s.Status().PID, st.second()
 	if err := s.ask(t.Context(), func() error { return s.newMain(second) }); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +99,7 @@ func TestNewMainIsStopped(t *testing.T) {
 func TestLastWord(t *testing.T) {
 	st := newTree(t, "pair", false)
 	s := st.start()
-	first, second := s.Status().PID, st.pidOf("second")
+	first, second := s.Status().PID, st.second()
 	if err := s.ask(t.Context(), func() error {
 		s.child.hear(func() { _ = s.ask(context.Background(), func() error { return s.newMain(second) }) })
 		return nil

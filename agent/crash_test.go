@@ -79,7 +79,7 @@ func newSite(t *testing.T, bin, version string, warm bool) *site {
 	}
 	t.Cleanup(func() {
 		for _, pid := range s.processes() {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+			_ = signalTo(pid, syscall.SIGKILL)
 		}
 	})
 	return s

@@ -189,7 +189,7 @@ listen = "tcp:%s"
 
 	// Both are killed. Who comes then waits for the next one.
 	inode, err := os.Stat(socket)
-	if err := errors.Join(err, u.agent.Process.Kill(), syscall.Kill(left, syscall.SIGKILL)); err != nil {
+	if err := errors.Join(err, u.agent.Process.Kill(), signalTo(left, syscall.SIGKILL)); err != nil {
 		t.Fatal(err)
 	}
 	_ = u.agent.Wait()

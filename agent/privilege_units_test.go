@@ -133,7 +133,7 @@ func TestRootUnitNeedsItsCapabilities(t *testing.T) {
 			}
 			words := slices.Concat(usersTables, capabilities(t, name), []string{p.in("bin/patchagent")})
 			if name == "CAP_KILL" {
-				t.Cleanup(func() { _ = syscall.Kill(p.processID(), syscall.SIGKILL) }) // when the agent has given up
+				t.Cleanup(func() { _ = signalTo(p.processID(), syscall.SIGKILL) }) // when the agent has given up
 			}
 			p.launch(words)
 			p.until(fmt.Sprintf("%q in the log", broken), func() bool { return strings.Contains(p.said(), broken) })

@@ -17,6 +17,9 @@ func reopen(r recorded) (c *child, killed int, err error) {
 	if err != nil || boot != r.Boot {
 		return nil, 0, err
 	}
+	if lineageOf(os.Getpid()).isNamed(r) {
+		return nil, 0, fmt.Errorf("the process on record, pid %d, is one that this agent was started by; start the agent from elsewhere, or correct the record", r.PID)
+	}
 	fd, err := openIf(r.PID, func(st procStat) bool { return st.start == r.Start })
 	if err == nil && !settles(fd, r.PID) {
 		_ = unix.Close(fd)

@@ -84,7 +84,7 @@ func killed(t *testing.T, st *stage) int {
 	cmd := agentOf(t, st, "supervisor")
 	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == ups[st.opts.Env["ROLE"]] })
 	pid := readState(t, st).PID
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	t.Cleanup(func() { _ = signalTo(pid, syscall.SIGKILL) })
 	kill(t, cmd)
 	if !alive(pid) {
 		t.Fatal("the process ended with its agent")
@@ -179,7 +179,7 @@ func TestAdoptedEnds(t *testing.T) {
 			if c.resume {
 				s.Resume()
 			}
-			if err := syscall.Kill(left, syscall.SIGTERM); err != nil { // a child would end with status 0
+			if err := signalTo(left, syscall.SIGTERM); err != nil { // a child would end with status 0
 				t.Fatal(err)
 			}
 			eventually(t, string(c.want), func() bool { return s.Status().State == c.want && s.Status().PID != left })
@@ -201,7 +201,7 @@ func TestAdoptWaitsUntilReady(t *testing.T) {
 		want  State
 	}{
 		{"not ready", Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: 50 * time.Millisecond}, nil, nil, Running},
-		{"ends", Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: time.Hour}, func(pid int, _ func()) { _ = syscall.Kill(pid, syscall.SIGKILL) }, nil, Stopped},
+		{"ends", Ready{Probe: Probe{Exec: []string{"false"}}, Timeout: time.Hour}, func(pid int, _ func()) { _ = signalTo(pid, syscall.SIGKILL) }, nil, Stopped},
 		{"the agent is told to end", Ready{Delay: time.Hour, Timeout: time.Hour}, func(_ int, cancel func()) { cancel() }, context.Canceled, Starting},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -270,7 +270,7 @@ func TestStartedAt(t *testing.T) {
 func TestAdoptedGroupIsGone(t *testing.T) {
 	for name, end := range map[string]func(s *Supervisor, pid int) error{
 		"stopped": func(s *Supervisor, _ int) error { return s.Stop(t.Context()) },
-		"ends":    func(_ *Supervisor, pid int) error { return syscall.Kill(pid, syscall.SIGKILL) },
+		"ends":    func(_ *Supervisor, pid int) error { return signalTo(pid, syscall.SIGKILL) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := newStage(t, "parent")
@@ -303,7 +303,7 @@ func TestStopIsFinished(t *testing.T) {
 	cmd := agentOf(t, st, "supervisor")
 	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == ups["stubborn"] })
 	left := readState(t, st).PID
-	t.Cleanup(func() { _ = syscall.Kill(left, syscall.SIGKILL) })
+	t.Cleanup(func() { _ = signalTo(left, syscall.SIGKILL) })
 	if err := cmd.Process.Signal(syscall.SIGUSR2); err != nil {
 		t.Fatal(err)
 	}
@@ -329,7 +329,7 @@ func TestStragglersAreKilled(t *testing.T) {
 	st := newStage(t, "parent")
 	st.opts.Env["ADDR"] = freeAddress(t)
 	left := killed(t, st)
-	if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
+	if err := signalTo(left, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	ends(t, left)
@@ -359,7 +359,7 @@ func TestStrangerIsNotTouched(t *testing.T) {
 			r := readState(t, st)
 			t.Cleanup(func() { treeOf(r).kill(false) }) // runs before the stranger is killed
 			if c.ended {
-				if err := syscall.Kill(stranger, syscall.SIGKILL); err != nil {
+				if err := signalTo(stranger, syscall.SIGKILL); err != nil {
 					t.Fatal(err)
 				}
 				ends(t, stranger)
@@ -404,7 +404,7 @@ func TestRelease(t *testing.T) {
 	st := newStage(t, "plain")
 	s := st.start()
 	pid := s.Status().PID
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	t.Cleanup(func() { _ = signalTo(pid, syscall.SIGKILL) })
 	s.Release()
 	<-s.ended
 	if err := st.end(); err != nil || !alive(pid) || readState(t, st).PID != pid {

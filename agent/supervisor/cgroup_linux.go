@@ -58,15 +58,18 @@ func (m mark) remove() {
 	}
 }
 
+// cgroupNames is what the names of all agents' cgroups begin with.
+const cgroupNames = "patchagent-"
+
 // cgroupPrefix is what the names of an agent's cgroups begin with. An agent is known
 // by its state file, which two never have at a time; without one it has only its number.
 func cgroupPrefix(stateFile string) (prefix string, known bool) {
 	path, err := filepath.Abs(stateFile)
 	if stateFile == "" || err != nil {
-		return "patchagent-" + strconv.Itoa(os.Getpid()) + "-", false
+		return cgroupNames + strconv.Itoa(os.Getpid()) + "-", false
 	}
 	sum := sha256.Sum256([]byte(path))
-	return "patchagent-" + hex.EncodeToString(sum[:6]) + "-", true
+	return cgroupNames + hex.EncodeToString(sum[:6]) + "-", true
 }
 
 // removeLeftovers removes the empty cgroups of an agent that could not do so
@@ -188,13 +191,42 @@ func cgroupMembers(dir string) (pids []int) {
 	return pids
 }
 
+// mayBeCgroup says whether a folder has the name of a cgroup that newMark makes for a
+// start with this mark. What is on record may be damaged, and all that is in a cgroup is
+// killed without a look at it.
+func mayBeCgroup(dir, invocation string) bool {
+	const digits = 32 // of 128 bits
+	if len(invocation) != digits || strings.Trim(invocation, "0123456789abcdef") != "" {
+		return false
+	}
+	rest, ours := strings.CutPrefix(filepath.Base(dir), cgroupNames)
+	agent, ours2 := strings.CutSuffix(rest, "-"+invocation)
+	return ours && ours2 && agent != "" && strings.Trim(agent, "0123456789abcdef") == "" && filepath.IsAbs(dir) && filepath.Clean(dir) == dir
+}
+
+// isCgroup says whether a folder is a cgroup of version 2.
+func isCgroup(dir string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(dir, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC
+}
+
+// tellCgroup tells the kernel to kill all that is in the cgroup.
+func tellCgroup(dir string) error {
+	f, err := os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("1")
+	return errors.Join(err, f.Close())
+}
+
 // killCgroup kills all that is in the cgroup and those below it, and removes them.
 // It says how many were killed, and which are still there after sweepTime. No number
 // is involved, so nothing else can be hit, and nothing that is started meanwhile
 // gets away.
 func killCgroup(dir string) (killed int, left []int, err error) {
 	members := cgroupMembers(dir)
-	err = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+	err = tellCgroup(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil, nil // it was empty, and somebody has tidied up
 	}

@@ -15,8 +15,22 @@ import (
 // command's time is over.
 func ownGroup(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel = func() error { return killGroup(cmd.Process.Pid) }
 }
+
+// killGroup kills a process group that was made here, and no other.
+func killGroup(leader int) error {
+	if !mayKillGroup(leader, syscall.Getpgrp()) {
+		return syscall.ESRCH
+	}
+	return syscall.Kill(-leader, syscall.SIGKILL)
+}
+
+// mayKillGroup says whether a number can be that of a group that was made by this
+// program, whose own group is own. For kill(2) -1 is everybody and 0 the caller's
+// group; 1 is what the first process is in, and a negative one makes a single process
+// of its target.
+func mayKillGroup(leader, own int) bool { return leader > 1 && leader != own }
 
 // runAs has the command run as a user, with that user's groups.
 func runAs(cmd *exec.Cmd, name string) (err error) {

@@ -76,7 +76,7 @@ func TestInheritance(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := readState(t, st).PID
-	t.Cleanup(func() { _, _ = syscall.Kill(direct, syscall.SIGKILL), syscall.Kill(own, syscall.SIGKILL) })
+	t.Cleanup(func() { _, _ = signalTo(direct, syscall.SIGKILL), signalTo(own, syscall.SIGKILL) })
 	var want map[string]string
 	var diff string
 	defer func() {

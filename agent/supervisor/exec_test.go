@@ -69,7 +69,7 @@ func TestKilledBeforeExec(t *testing.T) {
 	cmd := agentOf(t, st, "told")
 	eventually(t, "the agent", func() bool { return strings.Contains(st.said(), "up\n") })
 	pid := readState(t, st).PID
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	t.Cleanup(func() { _ = signalTo(pid, syscall.SIGKILL) })
 	eventually(t, "the word", func() bool {
 		input, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/0", pid))
 		return input == os.DevNull

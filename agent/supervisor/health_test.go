@@ -73,7 +73,7 @@ func TestEndsOnProbation(t *testing.T) {
 	verdict := make(chan error, 1)
 	go func() { verdict <- s.Watch(t.Context(), nil, false) }()
 	eventually(t, "the first question", func() bool { return st.asked() > 0 })
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := signalTo(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-verdict; !errors.Is(err, ErrUnhealthy) || !strings.Contains(err.Error(), "it ended on probation (signal: killed)") {

@@ -64,6 +64,9 @@ func bootID() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if self, err := os.Readlink("/proc/self"); err == nil && self != strconv.Itoa(os.Getpid()) {
+		return "", errors.New("/proc is that of another pid namespace, whose numbers are not those of this one; mount one for it (unshare --mount-proc)")
+	}
 	boot := strings.TrimSpace(string(data))
 	if space, err := os.Readlink("/proc/self/ns/pid"); err == nil {
 		boot += " " + space

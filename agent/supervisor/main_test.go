@@ -50,7 +50,7 @@ func TestNewMain(t *testing.T) {
 					t.Fatalf("%d: %v, %+v", pid, err, s.Status())
 				}
 			}
-			if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+			if err := signalTo(first, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "no zombie", func() bool { _, err := statOf(first); return err != nil })
@@ -60,7 +60,7 @@ func TestNewMain(t *testing.T) {
 			if err := become(first); err == nil {
 				t.Error("one that has ended is the main one")
 			}
-			if err := syscall.Kill(second, syscall.SIGKILL); err != nil {
+			if err := signalTo(second, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "the end", func() bool { return s.Status().State == Ended })
@@ -106,7 +106,7 @@ func TestLastWord(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+	if err := signalTo(first, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the other", func() bool { return s.Status().PID == second && s.Up() })

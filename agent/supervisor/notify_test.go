@@ -140,7 +140,7 @@ func (st *stage) tell(text string) {
 	if err := os.WriteFile(filepath.Join(st.dir, "words"), []byte(text), 0o600); err != nil {
 		st.t.Fatal(err)
 	}
-	if err := syscall.Kill(st.s.Status().PID, syscall.SIGUSR1); err != nil {
+	if err := signalTo(st.s.Status().PID, syscall.SIGUSR1); err != nil {
 		st.t.Fatal(err)
 	}
 	eventually(st.t, "its words", func() bool { return strings.Count(st.said(), "said") > before })
@@ -415,7 +415,7 @@ func TestWatchdogOnProbation(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(st.dir, "words"), []byte("WATCHDOG=trigger"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
+	if err := signalTo(pid, syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-watched; !errors.Is(err, ErrUnhealthy) || !strings.Contains(err.Error(), "WATCHDOG=trigger") {
@@ -438,7 +438,7 @@ func TestStoppingBySelf(t *testing.T) {
 			eventually(t, "the process", func() bool { return strings.Contains(st.said(), "up\n") })
 			st.tell("STOPPING=1;STATUS=bye")
 			eventually(t, "its state", func() bool { return s.Status().State == Stopping && s.Status().PID == pid })
-			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil { // it ends with status 0
+			if err := signalTo(pid, syscall.SIGTERM); err != nil { // it ends with status 0
 				t.Fatal(err)
 			}
 			eventually(t, string(c.want), func() bool { return s.Status().State == c.want && s.Status().PID != pid })
@@ -458,7 +458,7 @@ func TestAdoptListens(t *testing.T) {
 		return err == nil && r.Ready && r.Watchdog == time.Hour && strings.Count(st.said(), "up\n") == 2
 	})
 	left := readState(t, st).PID
-	t.Cleanup(func() { _ = syscall.Kill(left, syscall.SIGKILL) })
+	t.Cleanup(func() { _ = signalTo(left, syscall.SIGKILL) })
 	kill(t, cmd)
 
 	st.opts.Ready.Timeout = time.Hour
@@ -723,7 +723,7 @@ func TestMainPID(t *testing.T) {
 	}{
 		"in the start": {"pass READY=1", "", nil},
 		"later": {"READY=1", "", func(st *stage, s *Supervisor) error {
-			return errors.Join(os.WriteFile(filepath.Join(st.dir, "words"), []byte("pass STATUS=gone"), 0o600), syscall.Kill(s.Status().PID, syscall.SIGUSR1))
+			return errors.Join(os.WriteFile(filepath.Join(st.dir, "words"), []byte("pass STATUS=gone"), 0o600), signalTo(s.Status().PID, syscall.SIGUSR1))
 		}},
 		"in a reload": {"READY=1", "RELOADING=1|pass READY=1", func(_ *stage, s *Supervisor) error { return s.Reload(t.Context(), nil) }},
 	} {

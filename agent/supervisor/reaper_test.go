@@ -44,7 +44,7 @@ func TestOrphansAreCollected(t *testing.T) {
 	if st, err := statOf(daemon); err != nil || st.parent != agent.Process.Pid {
 		t.Fatalf("%+v, %v; the agent is %d", st, err, agent.Process.Pid)
 	}
-	if err := syscall.Kill(daemon, syscall.SIGKILL); err != nil {
+	if err := signalTo(daemon, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "no zombie", func() bool { _, err := statOf(daemon); return err != nil })

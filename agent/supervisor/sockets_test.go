@@ -242,7 +242,7 @@ func TestClientsWait(t *testing.T) {
 		})
 	}
 	pid := s.Status().PID
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := signalTo(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	st.mustWait(3, func() {
@@ -277,11 +277,11 @@ func TestSocketsAreRepaired(t *testing.T) {
 		st.opts.Env["ADDR"] = "shrink"
 		s := st.start()
 		pid := s.Status().PID
-		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		if err := signalTo(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = syscall.Kill(pid, syscall.SIGCONT) }()
-		st.mustWait(100, func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+		defer func() { _ = signalTo(pid, syscall.SIGCONT) }()
+		st.mustWait(100, func() { _ = signalTo(pid, syscall.SIGCONT) })
 	})
 	t.Run("removed", func(t *testing.T) {
 		st := holding(t)
@@ -438,7 +438,7 @@ func TestSocketsAreTakenBack(t *testing.T) {
 				if err := s.Stop(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-			} else if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
+			} else if err := signalTo(left, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "its end", func() bool { return s.Status().State == Stopped })
@@ -528,7 +528,7 @@ func TestSocketsAreKept(t *testing.T) {
 	}
 	left := s.Status().PID
 	s.Release() // as if it were killed
-	if err := errors.Join(<-ended, syscall.Kill(left, syscall.SIGKILL)); err != nil {
+	if err := errors.Join(<-ended, signalTo(left, syscall.SIGKILL)); err != nil {
 		t.Fatal(err)
 	}
 	ends(t, left)

@@ -384,7 +384,7 @@ func TestProcessSurvivesAClosedPipe(t *testing.T) {
 	defer func() { _ = cmd.Process.Kill(); <-ended }()
 	eventually(t, "its process", func() bool { return strings.Contains(st.said(), "up\n") })
 	pid := readState(t, st).PID
-	defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+	defer func() { _ = signalTo(pid, syscall.SIGKILL) }()
 	if _, err := io.ReadFull(pipe, make([]byte, 100)); err != nil {
 		t.Fatal(err)
 	}

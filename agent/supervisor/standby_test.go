@@ -31,7 +31,7 @@ func holder(t *testing.T, st *stage) (holderAgent, int) {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	eventually(t, "its process", func() bool { return strings.Count(st.said(), "up\n") == 2 })
 	pid := readState(t, st).PID
-	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	t.Cleanup(func() { _ = signalTo(pid, syscall.SIGKILL) })
 	return holderAgent{cmd}, pid
 }
 
@@ -85,7 +85,7 @@ func TestPreparedIsLetGo(t *testing.T) {
 		"other sockets":     {func(st *stage, s *Supervisor) { st.opts.Sockets = st.opts.Sockets[1:]; s.Configure(st.opts) }, start},
 		"it was killed": {func(st *stage, s *Supervisor) {
 			pid := standbyOf(st.t, s)
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+			_ = signalTo(pid, syscall.SIGKILL)
 			ends(st.t, pid)
 		}, start},
 		"resumed": {func(*stage, *Supervisor) {}, func(s *Supervisor) error { s.Resume(); return nil }},

@@ -197,6 +197,15 @@ func eventually(t *testing.T, what string, yes func() bool) {
 	}
 }
 
+// signalTo is kill(2) for one process. A test that has no number must not hit all that
+// there are.
+func signalTo(pid int, sig syscall.Signal) error {
+	if pid <= 1 {
+		return fmt.Errorf("cannot signal pid %d: %w", pid, syscall.ESRCH)
+	}
+	return syscall.Kill(pid, sig)
+}
+
 func alive(pid int) bool {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	return err == nil && !strings.Contains(string(stat), ") Z ")
@@ -325,7 +334,7 @@ func TestGroupIsGone(t *testing.T) {
 	}
 	// Also when the process ends by itself.
 	pid := s.Status().PID
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := signalTo(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "another one that could listen", func() bool { return s.Up() && s.Status().PID != pid })
@@ -360,7 +369,7 @@ func TestRestarts(t *testing.T) {
 			st.opts.Restart = c.policy
 			s := st.start()
 			pid := s.Status().PID
-			if err := syscall.Kill(pid, c.kill); err != nil {
+			if err := signalTo(pid, c.kill); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, string(c.want), func() bool { return s.Status().State == c.want && s.Status().PID != pid })
@@ -384,7 +393,7 @@ func TestLimitBeginsAnew(t *testing.T) {
 			end := func() {
 				t.Helper()
 				pid := s.Status().PID
-				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				if err := signalTo(pid, syscall.SIGKILL); err != nil {
 					t.Fatal(err)
 				}
 				eventually(t, "the end", func() bool { return s.Status().PID != pid })
@@ -412,7 +421,7 @@ func TestHold(t *testing.T) {
 	if err := s.Hold(t.Context()); err != nil || !s.Up() {
 		t.Fatal(err)
 	}
-	if err := syscall.Kill(s.Status().PID, syscall.SIGKILL); err != nil {
+	if err := signalTo(s.Status().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "stopped", func() bool { return s.Status().State == Stopped })

@@ -28,12 +28,17 @@ type tree struct {
 
 	mu   sync.Mutex
 	seen map[int]uint64 // members that were met, and when they were started
+
+	lineage lineage // is never killed
 }
 
 func treeOf(r recorded) *tree {
 	t := &tree{leader: r.Leader, start: r.LeaderStart, session: r.Session, invocation: r.Invocation,
-		cgroup: r.Cgroup, cgroupName: cgroupName(r.Cgroup), seen: map[int]uint64{}}
-	if t.leader == 0 {
+		seen: map[int]uint64{}, lineage: lineageOf(os.Getpid())}
+	if mayBeCgroup(r.Cgroup, r.Invocation) && isCgroup(r.Cgroup) {
+		t.cgroup, t.cgroupName = r.Cgroup, cgroupName(r.Cgroup)
+	}
+	if t.leader <= 1 {
 		t.leader, t.start = r.PID, r.Start
 	}
 	t.met(r.PID, r.Start)
@@ -42,8 +47,8 @@ func treeOf(r recorded) *tree {
 
 // met takes down a member.
 func (t *tree) met(pid int, start uint64) {
-	if pid <= 1 {
-		return // all descend from that one
+	if t.lineage.has(pid, start) {
+		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,16 +67,22 @@ const (
 // that were and which of them are still there after sweepTime. reserved says that
 // the number of the group cannot belong to another: its leader is not collected yet.
 func (t *tree) kill(reserved bool) (killed int, left []int) {
-	if reserved && t.leader > 1 { // to -1 a signal goes to everybody, kill(2)
-		_ = unix.Kill(-t.leader, unix.SIGKILL)
+	if reserved {
+		_ = killGroup(t.leader)
 	}
-	if t.cgroup != "" {
+	if t.cgroup != "" && !t.around(os.Getpid()) {
 		killed, left, err := killCgroup(t.cgroup)
 		if err == nil {
 			return killed, left
 		}
 	}
 	return t.sweep()
+}
+
+// around says whether a process is in the cgroup of the tree.
+func (t *tree) around(pid int) bool {
+	name, err := cgroupOf(pid)
+	return t.cgroupName != "" && err == nil && strings.HasPrefix(name+"/", t.cgroupName+"/")
 }
 
 // sweep kills each member by itself until none is left. What they held, such as a
@@ -127,6 +138,9 @@ func (t *tree) members() (map[int]int, error) {
 	defer t.mu.Unlock()
 	opened := map[int]int{}
 	for pid, st := range t.among(all) {
+		if t.lineage.has(pid, st.start) {
+			continue
+		}
 		fd, err := openIf(pid, func(now procStat) bool { return now.start == st.start })
 		if err != nil {
 			continue
@@ -185,7 +199,7 @@ func (t *tree) confirmed(pid int, st procStat, all map[int]procStat) bool {
 // of a group or a session is not given to a process as long as anybody is in it: if
 // its leader is another, nobody of ours is.
 func (t *tree) marks(pid int, st procStat) bool {
-	if pid <= 1 || pid == os.Getpid() {
+	if pid == os.Getpid() || t.lineage.has(pid, st.start) {
 		return false
 	}
 	if start, ok := t.seen[pid]; ok && start == st.start {
@@ -221,10 +235,8 @@ const mostAncestors = 256
 
 // owns says whether a process belongs to the tree.
 func (t *tree) owns(pid int) bool {
-	if t.cgroupName != "" {
-		if name, err := cgroupOf(pid); err == nil && strings.HasPrefix(name+"/", t.cgroupName+"/") {
-			return true
-		}
+	if t.around(pid) {
+		return true
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -85,7 +85,7 @@ func newTree(t *testing.T, role string, cgroup bool) *stage {
 	}
 	t.Cleanup(func() {
 		for _, pid := range st.tree() {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+			_ = signalTo(pid, syscall.SIGKILL)
 		}
 	})
 	return st
@@ -178,7 +178,7 @@ func TestNothingSurvives(t *testing.T) {
 			st.opts.Restart = Never
 			s := st.start()
 			st.wants(c.grown)
-			if err := syscall.Kill(s.Status().PID, syscall.SIGKILL); err != nil {
+			if err := signalTo(s.Status().PID, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, "the end", func() bool { return s.Status().State == Ended })
@@ -193,7 +193,7 @@ func TestNothingSurvives(t *testing.T) {
 		})
 		t.Run(c.role+", "+way+", ended after its agent", func(t *testing.T) {
 			st, left := begin(t)
-			if err := syscall.Kill(left, syscall.SIGKILL); err != nil {
+			if err := signalTo(left, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			ends(t, left)
@@ -237,7 +237,7 @@ func TestStrangersLive(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = syscall.Kill(left, syscall.SIGKILL) })
+			t.Cleanup(func() { _ = signalTo(left, syscall.SIGKILL) })
 			strangers = append(strangers, left)
 
 			var c *child

@@ -17,6 +17,7 @@ import (
 type managed interface {
 	Run(context.Context) error
 	Adopt(context.Context) error
+	CameUp(ctx context.Context, env []string) error
 	Release()
 	Configure(supervisor.Options)
 

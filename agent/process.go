@@ -31,7 +31,18 @@ func (p process) Start(ctx context.Context, e applier.Event) error {
 	if p.absent {
 		return nil
 	}
-	err := p.managed.Start(ctx, e.Env())
+	return p.notUp(ctx, p.managed.Start(ctx, e.Env()))
+}
+
+// cameUp says whether a process that was taken over came up on new files.
+func (p process) cameUp(ctx context.Context, e applier.Event) error {
+	if p.absent || !p.Up() {
+		return nil // it is started yet
+	}
+	return p.notUp(ctx, p.managed.CameUp(ctx, e.Env()))
+}
+
+func (p process) notUp(ctx context.Context, err error) error {
 	if errors.Is(err, supervisor.ErrNotReady) {
 		return p.failed(ctx, reason.NotReady, err)
 	}

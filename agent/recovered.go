@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,7 +37,7 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 			return true, nil
 		}
 		log.Info("the agent was interrupted after the new files were in place, going on from there")
-		result, err := tx.Apply(ctx, a.process)
+		result, err := a.confirm(ctx, tx)
 		if err != nil {
 			return false, err
 		}
@@ -57,6 +58,21 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 		tx.Return(ctx, a.process)
 		return a.interrupted(t)
 	}
+}
+
+// confirm is for a transaction whose new files are in place. A process that an earlier
+// agent has started on them, and that is taken over, has to be ready as one that is
+// started now.
+func (a *agent) confirm(ctx context.Context, tx *applier.Tx) (applier.Result, error) {
+	err := a.process.cameUp(ctx, eventOf(tx, applier.EventStart, a.cfg.Target.Root))
+	if ctx.Err() != nil {
+		tx.Pause()
+		return applier.Result{}, context.Cause(ctx)
+	}
+	if cause, is := errors.AsType[*reason.Error](err); is {
+		return tx.RollBack(ctx, a.process, cause), nil
+	}
+	return tx.Apply(ctx, a.process)
 }
 
 // decided ends a transaction that has its receipt. One that could not be undone is

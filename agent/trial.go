@@ -39,11 +39,17 @@ func (a *agent) confirmed(ctx context.Context, t *trial) {
 	ctx, t.cancel = context.WithCancel(ctx)
 	t.verdict = make(chan error, 1)
 	plan := t.tx.Plan()
-	event := applier.Event{Name: eventHealth, Patch: plan.Patch, Build: plan.Build, FromBuild: plan.FromBuild,
-		Strategy: applier.StrategyName(plan.Warm), Root: a.cfg.Target.Root}
+	event := eventOf(t.tx, eventHealth, a.cfg.Target.Root)
 	a.log.Info("patch on probation", "patch", plan.Patch, "build", plan.Build, "window", a.cfg.Target.Health.Window.String())
 	a.trial = t
 	t.watch.Go(func() { t.verdict <- a.process.Watch(ctx, event.Env(), plan.Sick) })
+}
+
+// eventOf is an event of a transaction, for a command.
+func eventOf(tx *applier.Tx, name, root string) applier.Event {
+	plan := tx.Plan()
+	return applier.Event{Name: name, Patch: plan.Patch, Build: plan.Build, FromBuild: plan.FromBuild,
+		Strategy: applier.StrategyName(plan.Warm), Root: root}
 }
 
 // eventHealth is PATCHAGENT_EVENT of the health command.

@@ -22,6 +22,29 @@ func (s *Supervisor) Adopt(ctx context.Context) error {
 	return s.ask(context.WithoutCancel(ctx), func() error { return s.adopt(ctx) })
 }
 
+// CameUp says whether the process that Adopt has taken over was ready in time; the error
+// wraps ErrNotReady. One that has to say so itself may have said it while there was
+// nobody to hear it: it is stopped and started again to find out, with the errors of
+// Start. Of a process that was started here there is nothing to say.
+func (s *Supervisor) CameUp(ctx context.Context, env []string) error {
+	return s.ask(ctx, func() error {
+		switch c := s.child; {
+		case c == nil:
+			return ErrNotRunning
+		case c.unready == nil, errors.Is(c.unready, errNotSaid) && s.heard.isReady():
+			return nil
+		case !errors.Is(c.unready, errNotSaid):
+			return c.unready
+		}
+		s.log.Info("what the process has said while there was no agent is not known, starting it again", "pid", s.child.pid)
+		if err := s.stop(); err != nil {
+			return err
+		}
+		s.restarts, s.held = attempts{}, false
+		return s.start(ctx, env)
+	})
+}
+
 // Release makes Run return and leaves the process running, and on record, for the
 // next agent.
 func (s *Supervisor) Release() {
@@ -70,6 +93,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return err
 	case err != nil:
+		c.unready = err
 		s.log.Warn("the process that was taken over is not ready, and is kept all the same", "pid", c.pid, "error", err)
 	}
 	s.enter(Running)

@@ -420,3 +420,48 @@ func TestRelease(t *testing.T) {
 		t.Errorf("after the end of the next one: %v", err)
 	}
 }
+
+// A process that was not ready when it was taken over did not come up. One whose word
+// alone is missing may have said it to nobody: it is started again.
+func TestCameUp(t *testing.T) {
+	never := Probe{Exec: []string{"false"}}
+	for name, c := range map[string]struct {
+		role  string
+		ready Ready
+		again bool
+		want  error
+	}{
+		"it was ready":                  {"plain", Ready{Delay: time.Millisecond, Timeout: time.Minute}, false, nil},
+		"it was not":                    {"plain", Ready{Probe: never, Timeout: 50 * time.Millisecond}, false, ErrNotReady},
+		"its word is missing":           {"speaker", Ready{Notify: true, Timeout: 50 * time.Millisecond}, true, nil},
+		"its word is missing for good":  {"plain", Ready{Notify: true, Timeout: 50 * time.Millisecond}, true, ErrNotReady},
+		"it has ended, and is not told": {"plain", Ready{Delay: time.Hour, Timeout: time.Hour}, true, ErrNotRunning},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			left := killed(t, st)
+			st.opts.Ready = c.ready
+			s := st.run()
+			if errors.Is(c.want, ErrNotRunning) {
+				if err := signalTo(left, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				ends(t, left)
+			}
+			if err := s.Adopt(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			st.opts.Env["ROLE"], st.opts.Env["SAY"] = c.role, "READY=1"
+			if c.again && c.want == nil {
+				st.opts.Ready.Timeout = time.Minute
+			}
+			s.Configure(st.opts)
+			if err := s.CameUp(t.Context(), nil); !errors.Is(err, c.want) {
+				t.Errorf("%v, want %v", err, c.want)
+			}
+			if alive(left) == c.again || c.want == nil && !s.Up() {
+				t.Errorf("%d, %+v", left, s.Status())
+			}
+		})
+	}
+}

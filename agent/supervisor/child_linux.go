@@ -25,6 +25,7 @@ type child struct {
 	record  recorded
 	tree    *tree
 	done    chan struct{}
+	unready error // why it was not ready when it was taken over; nil: it was, or was started here
 
 	// Valid after done.
 	exit   exitStatus

@@ -218,6 +218,9 @@ func (x *External) Adopt(ctx context.Context) error {
 	})
 }
 
+// CameUp has nothing to say: a service counts as stopped until it was ready.
+func (x *External) CameUp(context.Context, []string) error { return nil }
+
 // Release makes Run return.
 func (x *External) Release() {
 	_ = x.ask(context.Background(), func() error {

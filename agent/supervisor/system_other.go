@@ -25,6 +25,7 @@ type child struct {
 	started time.Time
 	record  recorded
 	done    chan struct{}
+	unready error
 	exit    exitStatus
 	killed  int
 	left    []int

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -30,6 +31,7 @@ type request struct {
 // things are.
 type control struct {
 	requests chan request
+	open     atomic.Bool   // the loop takes requests
 	status   func() status // how things are; it does not wait for the loop
 	listener net.Listener
 	dir      *os.File
@@ -85,6 +87,10 @@ func (c *control) Run(ctx context.Context) error {
 		req := request{answer: make(chan answer, 1)}
 		if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&req.ask); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if !c.open.Load() {
+			_ = json.NewEncoder(w).Encode(no(exitLater, "cannot roll back now: the agent goes on with what an earlier one has left; ask again in a moment"))
 			return
 		}
 		// Whoever asked may have gone when the answer comes: what was begun is finished.

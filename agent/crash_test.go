@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -435,12 +436,15 @@ func TestKilledInARollback(t *testing.T) {
 // start starts an agent and waits until it takes requests.
 func (s *site) start(fault string) *exec.Cmd {
 	s.t.Helper()
-	_ = os.Remove(filepath.Join(s.dir, ".patchagent", socketName))
 	cmd := s.command(fault, "run")
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	if !eventually(context.Background(), func() bool { return s.exists(".patchagent/" + socketName) }) {
+	if !eventually(context.Background(), func() bool {
+		var now status
+		err := callAgent(context.Background(), filepath.Join(s.dir, ".patchagent"), http.MethodGet, "/status", nil, &now)
+		return err == nil && now.Agent.PID == cmd.Process.Pid && now.Agent.Watching
+	}) {
 		s.t.Fatalf("the agent takes no requests:\n%s", s.log())
 	}
 	return cmd

@@ -23,6 +23,7 @@ const maxAttempts = 3
 // or will have it after its probation; otherwise it is to be tried again.
 func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) (taken bool, err error) {
 	t := &trial{claim: claim, tx: tx, receipt: a.receiptOfTx(tx, claim), began: tx.Plan().Started}
+	a.publish(&work{Patch: t.receipt.Patch, Build: tx.Plan().Build, Since: t.began})
 	log := a.log.With("patch", tx.Plan().Patch, "id", tx.Plan().ID)
 	switch tx.State() {
 	case journal.Committed:

@@ -50,6 +50,7 @@ type agent struct {
 
 	snapshot atomic.Pointer[status] // for whoever asks how things are
 	began    time.Time              // this agent
+	watching bool                   // what an earlier one has left is dealt with
 	found    watcher.Found          // by the last scan
 	last     *record.Receipt        // the newest
 

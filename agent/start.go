@@ -93,6 +93,7 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		a.log.Warn("others than root and this user can get at what the agent trusts", "error", doubt)
 	}
 	a.log.Info("watching", "folder", a.cfg.Patch.Dir, "build", a.installed.Build, "region", a.installed.Region, "pid", os.Getpid())
+	c := a.openControl(run)
 	defer a.leave()
 	err := a.goOn(ctx)
 	if err != nil && ctx.Err() == nil {
@@ -105,13 +106,12 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	configs := config.Watch(a.cfg.Path, a.log.Named("config"))
 	run("config", configs.Run)
 	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}
-	a.publish(nil)
-	if c, err := listen(a.cfg.State.Dir, a.log.Named("control"), a.status); err != nil {
-		a.log.Warn("commands cannot reach this agent", "error", err)
-	} else {
-		run("control", c.Run)
+	if c != nil {
 		w.asked = c.requests
+		c.open.Store(true)
 	}
+	a.watching = true
+	a.publish(nil)
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
 	if err := a.manager.ready(); err != nil {
 		a.log.Warn("the service manager cannot be told that the agent watches", "error", err)
@@ -124,6 +124,22 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	a.manager.stopping()
 	a.log.Info("stopping", "why", context.Cause(ctx))
 	return nil
+}
+
+// openControl has commands answered from now on: the status at once, requests when the
+// loop takes them. It returns nil if that cannot be.
+func (a *agent) openControl(run func(string, func(context.Context) error)) *control {
+	if receipts, err := record.Read(a.cfg.State.Dir); err == nil && len(receipts) > 0 {
+		a.lastIs(receipts[len(receipts)-1])
+	}
+	a.publish(nil)
+	c, err := listen(a.cfg.State.Dir, a.log.Named("control"), a.status)
+	if err != nil {
+		a.log.Warn("commands cannot reach this agent", "error", err)
+		return nil
+	}
+	run("control", c.Run)
+	return c
 }
 
 // goOn takes over what an earlier agent has left: the process, the transaction, the
@@ -250,9 +266,6 @@ func (a *agent) resume(ctx context.Context, claims []*watcher.Claim) error {
 	receipts, err := record.Read(a.cfg.State.Dir)
 	if err != nil {
 		return err
-	}
-	if len(receipts) > 0 && a.last == nil {
-		a.lastIs(receipts[len(receipts)-1])
 	}
 	done := map[string]record.Receipt{}
 	for _, r := range receipts {

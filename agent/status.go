@@ -30,6 +30,9 @@ type status struct {
 type agentStatus struct {
 	PID   int       `json:"pid"`
 	Since time.Time `json:"since"`
+
+	// Watching is false while it goes on with what an earlier one has left.
+	Watching bool `json:"watching"`
 }
 
 // work is what the agent is at.
@@ -70,7 +73,7 @@ const mostWaiting = 100
 // if it is ready for anything.
 func (a *agent) publish(what *work) {
 	s := &status{
-		Agent: agentStatus{PID: os.Getpid(), Since: a.began},
+		Agent: agentStatus{PID: os.Getpid(), Since: a.began, Watching: a.watching},
 		Build: a.installed.Build, Region: a.installed.Region, Product: a.installed.Product,
 		Applying: what, Held: a.held, Failed: a.failed, Last: a.last, Waiting: []waiting{},
 	}

@@ -32,7 +32,7 @@ func statusCommand(file *string, io Program) *cobra.Command {
 			case errors.Is(err, fs.ErrPermission):
 				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", errors.Unwrap(err))}
 			case errors.Is(err, errNoAgent):
-				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s, or it goes on with what an earlier one has left, and answers after that", errNoAgent, cfg.State.Dir)}
+				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s", errNoAgent, cfg.State.Dir)}
 			case err != nil:
 				return &exitError{exitFailed, err}
 			}
@@ -59,6 +59,9 @@ func (s status) print(out io.Writer, now time.Time) error {
 		return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), now.Sub(t).Round(time.Second))
 	}
 	line("agent", "pid %d, since %s", s.Agent.PID, ago(s.Agent.Since))
+	if !s.Agent.Watching {
+		line("", "it goes on with what an earlier agent has left")
+	}
 	line("build", "%d, region %s%s", s.Build, s.Region, strings.TrimSuffix(", product "+s.Product, ", product "))
 	p := s.Process
 	pid := "no pid"

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"patchagent/examples/site"
 )
 
 // parts is how many files each package of the drill changes.
@@ -20,9 +22,9 @@ const parts = 40
 // next agent has to bring it to its end: all parts say the same, one target runs,
 // there is one receipt. It prints what it saw.
 func drill(ctx context.Context, rounds int) (ok bool, err error) {
-	s, _, err := newSite(ctx)
+	s, _, err := newCases(ctx)
 	if s != nil {
-		defer os.RemoveAll(s.dir)
+		defer s.Remove()
 	}
 	if err != nil {
 		return false, err
@@ -34,7 +36,7 @@ func drill(ctx context.Context, rounds int) (ok bool, err error) {
 		return false, err
 	}
 	defer func() {
-		if stopErr := s.stop(); err == nil {
+		if stopErr := s.Stop(); err == nil {
 			err = stopErr
 		}
 	}()
@@ -45,16 +47,16 @@ func drill(ctx context.Context, rounds int) (ok bool, err error) {
 	var between, open, mixed, wrong int
 	for i := range rounds {
 		build := 300 + i
-		if err := s.drop(name(build), partsOf(build)); err != nil {
+		if err := s.Drop(name(build), partsOf(build)); err != nil {
 			return false, err
 		}
 		if err := sleep(ctx, rand.N(span)); err != nil {
 			return false, err
 		}
-		if err := errors.Join(s.agent.Process.Kill(), ignoreKilled(s.agent.Wait()), s.log.Close()); err != nil {
+		if err := s.Kill(); err != nil {
 			return false, err
 		}
-		if _, done := s.receiptOf(name(build)); !done {
+		if _, done := s.Receipt(name(build)); !done {
 			open++
 		}
 		if len(s.says()) > 1 {
@@ -63,14 +65,14 @@ func drill(ctx context.Context, rounds int) (ok bool, err error) {
 		if err := s.start(ctx); err != nil {
 			return false, err
 		}
-		if err := eventually(ctx, func() bool { _, done := s.receiptOf(name(build)); return done && !s.pending(build) }); err != nil {
-			return false, fmt.Errorf("build %d has no outcome: %w; the agent said:\n%s", build, err, s.agentLog())
+		if err := site.Eventually(ctx, func() bool { _, done := s.Receipt(name(build)); return done && !s.pending(build) }); err != nil {
+			return false, fmt.Errorf("build %d has no outcome: %w; the agent said:\n%s", build, err, s.Log())
 		}
 		said := s.says()
 		if len(said) != 1 {
 			mixed++
 		}
-		if r, _ := s.receiptOf(name(build)); !said[strconv.Itoa(build)] || s.receipts(name(build)) != 1 || s.targets() != 1 || r.Outcome != "applied" {
+		if r, _ := s.Receipt(name(build)); !said[strconv.Itoa(build)] || s.receipts(name(build)) != 1 || s.targets() != 1 || r.Outcome != "applied" {
 			wrong++
 			fmt.Printf("build %d: the parts say %v, %d receipts (%s %s), %d targets\n", build, said, s.receipts(name(build)), r.Outcome, r.Reason, s.targets())
 		}
@@ -82,19 +84,19 @@ func drill(ctx context.Context, rounds int) (ok bool, err error) {
 
 func name(build int) string { return fmt.Sprintf("build-%d.zip", build) }
 
-func partsOf(build int) pack {
-	p := pack{warm: build%2 == 0, region: "us-east-1", build: build, files: map[string][]byte{}}
+func partsOf(build int) site.Package {
+	p := site.Package{Warm: build%2 == 0, Region: "us-east-1", Build: build, Files: map[string][]byte{}}
 	for i := range parts {
-		p.files[part(i)] = []byte(strconv.Itoa(build))
+		p.Files[part(i)] = []byte(strconv.Itoa(build))
 	}
 	return p
 }
 
 func part(i int) string { return fmt.Sprintf("parts/%d/part-%d", i%4, i) }
 
-func (s *site) layParts(text string) error {
+func (s *cases) layParts(text string) error {
 	for i := range parts {
-		path := filepath.Join(s.dir, "app", part(i))
+		path := filepath.Join(s.Dir, "app", part(i))
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			return err
 		}
@@ -103,13 +105,13 @@ func (s *site) layParts(text string) error {
 }
 
 // undisturbed says how long two patches take that nobody kills: one of each kind.
-func (s *site) undisturbed(ctx context.Context) (time.Duration, error) {
+func (s *cases) undisturbed(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
 	for build := 201; build <= 202; build++ {
-		if err := s.drop(name(build), partsOf(build)); err != nil {
+		if err := s.Drop(name(build), partsOf(build)); err != nil {
 			return 0, err
 		}
-		if err := eventually(ctx, func() bool { _, done := s.receiptOf(name(build)); return done }); err != nil {
+		if err := site.Eventually(ctx, func() bool { _, done := s.Receipt(name(build)); return done }); err != nil {
 			return 0, err
 		}
 	}
@@ -117,10 +119,10 @@ func (s *site) undisturbed(ctx context.Context) (time.Duration, error) {
 }
 
 // says is the set of what the parts say.
-func (s *site) says() map[string]bool {
+func (s *cases) says() map[string]bool {
 	said := map[string]bool{}
 	for i := range parts {
-		data, err := os.ReadFile(filepath.Join(s.dir, "app", part(i)))
+		data, err := os.ReadFile(filepath.Join(s.Dir, "app", part(i)))
 		if err != nil {
 			data = []byte(err.Error())
 		}
@@ -130,33 +132,26 @@ func (s *site) says() map[string]bool {
 }
 
 // pending says whether the zip is still in the folder.
-func (s *site) pending(build int) bool {
-	_, err := os.Stat(filepath.Join(s.dir, "patch", name(build)))
+func (s *cases) pending(build int) bool {
+	_, err := os.Stat(filepath.Join(s.Dir, "patch", name(build)))
 	return err == nil
 }
 
-func (s *site) receipts(name string) int {
-	data, _ := os.ReadFile(filepath.Join(s.dir, ".patchagent/receipts.jsonl"))
+func (s *cases) receipts(name string) int {
+	data, _ := os.ReadFile(filepath.Join(s.Dir, ".patchagent/receipts.jsonl"))
 	return strings.Count(string(data), `"patch":"`+name+`"`)
 }
 
 // targets counts the processes that run the site's target.
-func (s *site) targets() int {
+func (s *cases) targets() int {
 	programs, _ := filepath.Glob("/proc/[0-9]*/exe")
 	n := 0
 	for _, exe := range programs {
-		if file, err := os.Readlink(exe); err == nil && file == filepath.Join(s.dir, "app/bin/target") {
+		if file, err := os.Readlink(exe); err == nil && file == filepath.Join(s.Dir, "app/bin/target") {
 			n++
 		}
 	}
 	return n
-}
-
-func ignoreKilled(err error) error {
-	if err != nil && err.Error() == "signal: killed" {
-		return nil
-	}
-	return err
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -21,10 +21,9 @@ import (
 	"os/signal"
 	"text/tabwriter"
 	"time"
-)
 
-// patience is how long one step may take before the run is given up.
-const patience = 60 * time.Second
+	"patchagent/examples/site"
+)
 
 func main() {
 	keep := flag.Bool("keep", false, "keep the scratch folder, and say how to play on in it")
@@ -48,27 +47,27 @@ func main() {
 // A scenario is one drop and what should come of it.
 type scenario struct {
 	name     string
-	pkg      pack
+	pkg      site.Package
 	expected string
 }
 
 func scenarios(newTarget []byte) []scenario {
 	return []scenario{
-		{"warm", pack{warm: true, region: "us-east-1", build: 201, files: one("work/job.json", `{"job": "count sheep"}`+"\n")},
+		{"warm", site.Package{Warm: true, Region: "us-east-1", Build: 201, Files: site.One("work/job.json", `{"job": "count sheep"}`+"\n")},
 			`applied; "v1.0 count sheep", same pid, no failed request`},
-		{"cold", pack{region: "us-east-1", build: 300, files: one("bin/target", string(newTarget))},
+		{"cold", site.Package{Region: "us-east-1", Build: 300, Files: site.One("bin/target", string(newTarget))},
 			`applied; "v2.0 count sheep", new pid`},
-		{"other region", pack{region: "India", build: 301, files: one("bin/target", "nothing to run")},
+		{"other region", site.Package{Region: "India", Build: 301, Files: site.One("bin/target", "nothing to run")},
 			`rejected wrong-region; "v2.0 count sheep", same pid`},
-		{"older build", pack{warm: true, region: "us-east-1", build: 100, files: one("work/job.json", `{"job": "an old job"}`)},
+		{"older build", site.Package{Warm: true, Region: "us-east-1", Build: 100, Files: site.One("work/job.json", `{"job": "an old job"}`)},
 			`rejected older-build; "v2.0 count sheep", same pid`},
 	}
 }
 
 func run(ctx context.Context, keep bool) (ok bool, err error) {
-	s, newTarget, err := newSite(ctx)
+	s, newTarget, err := newCases(ctx)
 	if s != nil && !keep {
-		defer os.RemoveAll(s.dir)
+		defer s.Remove()
 	}
 	if err != nil {
 		return false, err
@@ -77,7 +76,7 @@ func run(ctx context.Context, keep bool) (ok bool, err error) {
 		return false, err
 	}
 	defer func() {
-		if stopErr := s.stop(); err == nil {
+		if stopErr := s.Stop(); err == nil {
 			err = stopErr
 		}
 	}()
@@ -87,7 +86,7 @@ func run(ctx context.Context, keep bool) (ok bool, err error) {
 	for i, c := range scenarios(newTarget) {
 		seen, took, down, err := s.try(ctx, c.pkg)
 		if err != nil {
-			return false, fmt.Errorf("case %d (%s): %w; the agent said:\n%s", i+1, c.name, err, s.agentLog())
+			return false, fmt.Errorf("case %d (%s): %w; the agent said:\n%s", i+1, c.name, err, s.Log())
 		}
 		verdict := ""
 		if seen != c.expected {
@@ -99,7 +98,7 @@ func run(ctx context.Context, keep bool) (ok bool, err error) {
 		return false, err
 	}
 	if keep {
-		fmt.Printf("\nThe site is in %s. To play on:\n  cd %s\n  ./patchagent -c agent.toml &\n  curl %s/\n  # drop a zip into patch/, and read the outcome in the log\n", s.dir, s.dir, s.url)
+		fmt.Printf("\nThe site is in %s. To play on:\n  cd %s\n  ./patchagent -c agent.toml &\n  curl %s/\n  # drop a zip into patch/, and read the outcome in the log\n", s.Dir, s.Dir, s.url)
 	}
 	return ok, nil
 }

@@ -88,8 +88,8 @@ func run(address, file string) error {
 }
 
 // stop takes no more connections, waits until those that were taken are answered, and
-// only then shuts the server down: Shutdown closes a connection at once on which no
-// request has been read yet, and its client would see a reset.
+// only then shuts the server down: once Shutdown has begun the server gives no answer to
+// a request that it reads on a connection taken before, and closes that.
 func stop(server *http.Server, taken *drain, served <-chan error) error {
 	notify("STOPPING=1")
 	ctx, cancel := context.WithTimeout(context.Background(), grace)

@@ -176,6 +176,9 @@ func TestSummary(t *testing.T) {
 	if want := (Summary{Requests: 10, Rate: 100, OK: 10, P50: 1, P90: 1, P99: 1, Max: 1, Gap: 10}); part != want {
 		t.Errorf("got  %+v\nwant %+v", part, want)
 	}
+	if got, want := Total(r, r), (Summary{Requests: 200, Rate: 100, OK: 180, Refused: 20, P50: 1, P90: 110, P99: 200, Max: 200, Gap: 209, Late: 7, FirstError: "refused 60"}); got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
 	if none := r.Between(began.Add(time.Hour), began.Add(2*time.Hour)); none != (Summary{Rate: 100}) {
 		t.Errorf("%+v", none)
 	}

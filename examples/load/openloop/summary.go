@@ -47,6 +47,21 @@ func (s Summary) String() string {
 // Summary is the whole result in figures.
 func (r *Result) Summary() Summary { return r.summary(r.Samples) }
 
+// Total is several results in figures, as if they were one; the longest time without an
+// answer is the longest of any.
+func Total(results ...*Result) Summary {
+	all := &Result{}
+	longest := 0.0
+	for _, r := range results {
+		all.Rate = r.Rate
+		all.Samples = append(all.Samples, r.Samples...)
+		longest = max(longest, r.Summary().Gap)
+	}
+	sum := all.Summary()
+	sum.Gap = longest
+	return sum
+}
+
 // Between is the part of the result whose scheduled times lie from one time to
 // another, in figures.
 func (r *Result) Between(from, to time.Time) Summary {

@@ -275,7 +275,7 @@ func TestSampleConfiguration(t *testing.T) {
 
 // Every package has just one comment that explains it.
 func TestPackageComments(t *testing.T) {
-	for _, dir := range []string{"agent", "agent/config", "agent/record", "agent/sdnotify", "agent/supervisor", "applier", "applier/journal", "manifest", "manifest/reason", "manifest/signature", "manifest/hostile", "watcher", "examples/cases", "examples/target"} {
+	for _, dir := range []string{"agent", "agent/config", "agent/record", "agent/sdnotify", "agent/supervisor", "applier", "applier/journal", "manifest", "manifest/reason", "manifest/signature", "manifest/hostile", "watcher", "examples/cases", "examples/downtime", "examples/goserver", "examples/load", "examples/load/openloop", "examples/site", "examples/target", "examples/unbound/ask"} {
 		files, err := filepath.Glob(filepath.Join("..", dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -102,6 +102,8 @@ func play(role string) {
 		playAgent(say)
 	case "speaker":
 		speak(say)
+	case "hoarder":
+		hoard(signals)
 	case "sayer":
 		if notify(strings.ReplaceAll(os.Getenv("SAY"), ";", "\n"), nil) != nil {
 			os.Exit(4)

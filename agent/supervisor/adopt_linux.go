@@ -26,7 +26,7 @@ func reopen(r recorded) (c *child, killed int, err error) {
 		err = unix.ESRCH
 	}
 	if errors.Is(err, unix.ESRCH) {
-		killed, left := treeOf(r).kill(false)
+		killed, left := treeOf(r).kill(r.PID, false)
 		if len(left) > 0 {
 			err = fmt.Errorf("what the ended process %d had started survives SIGKILL: %v", r.PID, left)
 			return nil, killed, err

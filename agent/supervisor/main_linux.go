@@ -75,7 +75,7 @@ func (c *child) wait() {
 	}
 	last := c.mains[len(c.mains)-1]
 	reserved := slices.ContainsFunc(c.mains, func(m *main) bool { return m.cmd != nil && m.pid == c.tree.leader })
-	c.killed, c.left = c.tree.kill(reserved)
+	c.killed, c.left = c.tree.kill(last.pid, reserved)
 	for _, m := range c.mains[:len(c.mains)-1] {
 		if pidfdEnds(m.fd, 0) {
 			m.collect()

@@ -65,18 +65,21 @@ const (
 
 // kill kills what is left of a tree whose main process has ended, and says how many
 // that were and which of them are still there after sweepTime. reserved says that
-// the number of the group cannot belong to another: its leader is not collected yet.
-func (t *tree) kill(reserved bool) (killed int, left []int) {
+// the number of the group cannot belong to another: its leader is not collected yet. If
+// the main process was not in the cgroup at its end, others may have left it, too.
+func (t *tree) kill(main int, reserved bool) (killed int, left []int) {
 	if reserved {
 		_ = killGroup(t.leader)
 	}
+	inside := t.around(main)
 	if t.cgroup != "" && !t.around(os.Getpid()) {
-		killed, left, err := killCgroup(t.cgroup)
-		if err == nil {
+		var err error
+		if killed, left, err = killCgroup(t.cgroup); err == nil && inside {
 			return killed, left
 		}
 	}
-	return t.sweep()
+	swept, more := t.sweep()
+	return killed + swept, append(left, more...)
 }
 
 // around says whether a process is in the cgroup of the tree.
@@ -112,14 +115,14 @@ func (t *tree) sweep() (killed int, left []int) {
 // remember is for a process that is about to be stopped.
 func (c *child) remember() {
 	c.stopping.Store(true)
-	c.tree.remember()
+	c.tree.remember(c.pid)
 }
 
 // remember takes down who belongs to the tree while its main process lives: those
 // that only their descent tells of are found by that when it has ended.
-func (t *tree) remember() {
-	if t.cgroup != "" {
-		return
+func (t *tree) remember(main int) {
+	if t.around(main) {
+		return // the cgroup tells of all
 	}
 	members, _ := t.members()
 	for _, fd := range members {

@@ -312,6 +312,40 @@ func TestCgroupsBelow(t *testing.T) {
 	}
 }
 
+// A process that goes into another cgroup has no way to leave anything behind either.
+func TestGoesIntoAnotherCgroup(t *testing.T) {
+	for name, end := range map[string]func(s *Supervisor) error{
+		"stopped":        func(s *Supervisor) error { return s.Stop(t.Context()) },
+		"ends by itself": func(s *Supervisor) error { return signalTo(s.Status().PID, syscall.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newTree(t, "daemons", true)
+			st.opts.Restart = Never
+			s := st.start()
+			eventually(t, "the daemon", func() bool { return strings.Count(st.said(), "up\n") == 2 })
+			own, _, err := ownCgroup()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, pid := range cgroupMembers(readState(t, st).Cgroup) {
+				if err := os.WriteFile(filepath.Join(own, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := end(s); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the end", func() bool { return s.Status().PID == 0 })
+			if left := st.tree(); len(left) > 0 {
+				t.Errorf("%v are left", left)
+			}
+			if left := cgroupsOf(t, st.opts.StateFile); len(left) > 0 {
+				t.Errorf("%v are left", left)
+			}
+		})
+	}
+}
+
 // Where a process may not be started in its cgroup it is moved there, and where that
 // does not go either it does without.
 func TestMovedIntoCgroup(t *testing.T) {

@@ -14,7 +14,6 @@ type drain struct {
 	mu      sync.Mutex
 	open    map[net.Conn]bool // true: a request was answered on it, and no other has begun
 	changed chan struct{}     // closed at each change
-	stopped bool
 }
 
 func newDrain(l net.Listener) *drain {

@@ -43,13 +43,17 @@ exec service
 	}) {
 		t.Errorf("the orphan stays a zombie:\n%s", u.log.String())
 	}
+	said := func() string { log, _ := os.ReadFile(filepath.Join(u.dir, "service.log")); return string(log) }
+	if !eventually(t.Context(), func() bool { return strings.Contains(said(), "start 1") }) {
+		t.Fatalf("the service does not listen to signals:\n%s", u.log.String())
+	}
 	if err := u.agent.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := u.agent.Wait(); err != nil {
 		t.Errorf("%v:\n%s", err, u.log.String())
 	}
-	if log, err := os.ReadFile(filepath.Join(u.dir, "service.log")); err != nil || !strings.HasSuffix(string(log), "stop 1\n") {
-		t.Errorf("%q, %v", log, err)
+	if !strings.HasSuffix(said(), "stop 1\n") {
+		t.Errorf("%q", said())
 	}
 }

@@ -113,6 +113,7 @@ func (s *Supervisor) stop() error {
 		return nil
 	}
 	s.sockets.backlog()
+	s.catchUp() // it may have named another process, which is the one to be stopped then
 	s.enter(Stopping)
 	c := s.child
 	sig := s.opts.StopSignal

@@ -23,6 +23,7 @@ type waiters struct {
 	over  bool    // the last has ended: there will be no other
 
 	lastWord func() // see hear
+	flush    func()
 }
 
 // main is a process that is, or was, the main one.
@@ -59,11 +60,12 @@ func (c *child) owns(pid int) bool { return c.tree.owns(pid) }
 // hear has the waiter call lastWord when the main process has ended by itself, before
 // anything of its tree is killed. When it returns, what was said until then is dealt
 // with: the process may have named another as the main one. It may wait for Run's
-// goroutine.
-func (c *child) hear(lastWord func()) {
+// goroutine. flush is called when another has ended that was the main process, before its
+// number is given up, by which it is known who has said something.
+func (c *child) hear(lastWord, flush func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lastWord = lastWord
+	c.lastWord, c.flush = lastWord, flush
 }
 
 // wait ends when the main process has and nothing of the tree is left, or only what
@@ -103,14 +105,18 @@ func (c *child) waitOnce() (over bool) {
 	var count [8]byte
 	_, _ = unix.Read(c.wake, count[:])
 	c.mu.Lock()
-	lastWord := c.lastWord
+	lastWord, flush := c.lastWord, c.flush
 	c.mu.Unlock()
 	last := mains[len(mains)-1]
 	for i, m := range mains {
 		if fds[i+1].Revents == 0 {
 			continue
 		}
-		if m == last && lastWord != nil && !c.stopping.Load() {
+		switch {
+		case lastWord == nil:
+		case m != last:
+			flush()
+		case !c.stopping.Load():
 			lastWord()
 		}
 		if c.lastEnded(m) {

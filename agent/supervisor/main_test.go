@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -101,7 +102,7 @@ func TestLastWord(t *testing.T) {
 	s := st.start()
 	first, second := s.Status().PID, st.second()
 	if err := s.ask(t.Context(), func() error {
-		s.child.hear(func() { _ = s.ask(context.Background(), func() error { return s.newMain(second) }) })
+		s.child.hear(func() { _ = s.ask(context.Background(), func() error { return s.newMain(second) }) }, func() {})
 		return nil
 	}); err != nil {
 		t.Fatal(err)
@@ -113,6 +114,36 @@ func TestLastWord(t *testing.T) {
 	if err := s.Stop(t.Context()); err != nil || alive(second) {
 		t.Error(err)
 	}
+}
+
+// One that was the main process keeps its number until what it has said last is heard.
+func TestFormerMainIsHeard(t *testing.T) {
+	st := newTree(t, "pair", false)
+	s := st.start()
+	first, second := s.Status().PID, st.pidOf("second")
+	there := make(chan error, 2)
+	look := func() { // by either, as it may end while the waiter learns of the other
+		_, err := statOf(first)
+		there <- err
+	}
+	if err := s.ask(t.Context(), func() error {
+		s.child.hear(look, look)
+		return s.newMain(second)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := signalTo(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-there:
+		if err != nil {
+			t.Errorf("its number is another's by now: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it is not heard any more")
+	}
+	eventually(t, "no zombie", func() bool { _, err := statOf(first); return err != nil })
 }
 
 // A next agent goes on with the process that was the main one in the end.

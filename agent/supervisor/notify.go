@@ -38,6 +38,12 @@ func (s *Supervisor) heed() {
 	}
 }
 
+// catchUp does what the process has asked for until now.
+func (s *Supervisor) catchUp() {
+	s.flush()
+	s.heed()
+}
+
 // lastWordTime bounds how long what an ended process has left is spared because it
 // has named one of it as its main process: Run may be busy.
 const lastWordTime = 5 * time.Second

@@ -182,7 +182,7 @@ func (s *Supervisor) notifying(with *surroundings) error {
 // attend listens to a process from now on; see heard.begin.
 func (s *Supervisor) attend(c *child, ready bool, every time.Duration) {
 	s.heard.begin(c, ready, every)
-	c.hear(func() { s.lastWord(c) })
+	c.hear(func() { s.lastWord(c) }, s.flush)
 }
 
 // needsNotify names the key that cannot do without the socket, or none.

@@ -763,6 +763,36 @@ func TestMainPID(t *testing.T) {
 	}
 }
 
+// What is to be done to the process is done to the one that it has named before.
+func TestMainPIDComesFirst(t *testing.T) {
+	for name, do := range map[string]func(s *Supervisor) error{
+		"terminated": func(s *Supervisor) error { return s.stop() },
+		"hangup":     func(s *Supervisor) error { return s.reload(t.Context(), nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newSpeaker(t, "READY=1")
+			st.opts.Env["HANGUP"] = "RELOADING=1|READY=1"
+			s := st.start()
+			eventually(t, "the process", func() bool { return count(st.said(), "up") == 1 })
+			if err := os.WriteFile(filepath.Join(st.dir, "words"), []byte("pass STATUS=gone"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.ask(t.Context(), func() error { // Run is busy with it
+				err := signalTo(s.child.pid, syscall.SIGUSR1)
+				for late := time.Now().Add(30 * time.Second); count(st.said(), "up") < 2 || s.heard.candidate(s.child) == nil; time.Sleep(2 * time.Millisecond) {
+					if time.Now().After(late) {
+						return errors.New("waited in vain for its word")
+					}
+				}
+				return errors.Join(err, do(s))
+			}); err != nil {
+				t.Error(err)
+			}
+			eventually(t, name, func() bool { return count(st.said(), name) == 1 })
+		})
+	}
+}
+
 func TestMainPIDIsRefused(t *testing.T) {
 	st := newSpeaker(t, "READY=1")
 	s := st.start()

@@ -42,6 +42,7 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 	if s.child == nil {
 		return ErrNotRunning
 	}
+	s.catchUp() // it may have named another process, which is the one to be told then
 	c, r := s.child, s.opts.Reload
 	if err := s.expect(r); err != nil {
 		return fmt.Errorf("%w: %w", ErrReloadFailed, err)

@@ -193,15 +193,6 @@ func waitFor(ts *testscript.TestScript, what string, yes func() bool) {
 	}
 }
 
-// signalTo is kill(2) for one process. A test that has no number must not hit all that
-// there are.
-func signalTo(pid int, sig syscall.Signal) error {
-	if pid <= 1 {
-		return fmt.Errorf("cannot signal pid %d: %w", pid, syscall.ESRCH)
-	}
-	return syscall.Kill(pid, sig)
-}
-
 // eventually asks until the answer is yes, or patience is over.
 func eventually(ctx context.Context, yes func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -58,9 +58,10 @@ func run(ctx context.Context, patches, rate int, only string, judged bool) (ok b
 		return false, err
 	}
 	var series []measured
+	left := spareAll
 	for _, t := range chosen {
 		for _, held := range []bool{true, false} {
-			m, err := measure(ctx, t, held, patches, rate)
+			m, err := measure(ctx, t, held, patches, rate, &left)
 			if err != nil {
 				return false, fmt.Errorf("%s, %s: %w", t.name, sockets(held), err)
 			}

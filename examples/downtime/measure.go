@@ -71,16 +71,19 @@ type patch struct {
 }
 
 // Where the machine was too busy to compare, or a receipt was off, so many more patches
-// are made for each that was asked for, but none is begun after so long.
+// are made for each that was asked for, but none is begun after so long: with one target,
+// and with all of them.
 const (
-	again = 2
-	spare = 8 * time.Second
+	again    = 2
+	spare    = 8 * time.Second
+	spareAll = 20 * time.Second
 )
 
 const firstBuild = 200
 
-// measure runs the agent with the target and applies the patches.
-func measure(ctx context.Context, t target, held bool, patches, rate int) (m measured, err error) {
+// measure runs the agent with the target and applies the patches. What the repetitions
+// take goes off left.
+func measure(ctx context.Context, t target, held bool, patches, rate int, left *time.Duration) (m measured, err error) {
 	m = measured{target: t.name, held: held, wanted: patches + 1}
 	address, err := site.FreeAddress()
 	if err != nil {
@@ -100,26 +103,29 @@ func measure(ctx context.Context, t target, held bool, patches, rate int) (m mea
 		return m, err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
+	add := func(adopt, again bool) error {
+		p, err := r.patch(ctx, adopt)
+		if err == nil {
+			p.again = again
+			m.patches = append(m.patches, p)
+		}
+		return err
+	}
 	for range patches {
-		p, err := r.patch(ctx, false)
-		if err != nil {
+		if err := add(false, false); err != nil {
 			return m, err
 		}
-		m.patches = append(m.patches, p)
 	}
-	p, err := r.patch(ctx, true)
-	if err != nil {
+	if err := add(true, false); err != nil {
 		return m, err
 	}
-	m.patches = append(m.patches, p)
-	until := time.Now().Add(spare)
+	begun := time.Now()
+	until := begun.Add(min(spare, *left))
+	defer func() { *left -= time.Since(begun) }()
 	for n := again * m.wanted; n > 0 && m.count(agrees) < m.wanted && time.Now().Before(until); n-- {
-		p, err := r.patch(ctx, false)
-		if err != nil {
+		if err := add(false, true); err != nil {
 			return m, err
 		}
-		p.again = true
-		m.patches = append(m.patches, p)
 	}
 	return m, nil
 }

@@ -12,6 +12,7 @@ if [ "${PYTHON_SERVER:-gunicorn}" != gunicorn ] || ! command -v gunicorn >/dev/n
 fi
 url=http://127.0.0.1:$web/
 mkdir "$work/next"
+rate=50 # which one process of Python answers also on a busy machine
 
 # build N prepares app.py as it is for build N.
 build() { sed "s/^BUILD = .*/BUILD = $1/" "$example/site/app.py" >"$work/next/app.py"; }

@@ -15,7 +15,7 @@ build() { sed "s/\b5353\b/$dns/; s/TXT \"200\"/TXT \"$1\"/" "$example/site/unbou
 # begin_queries asks all the time until end_load; not so often that the queries of
 # some seconds would not fit into the socket's buffer.
 begin_queries() {
-  ask -rate "${RATE:-50}" -for 5m -timeout 30s -want here "$server" www.example >"$work/load.json" &
+  ask -rate 50 -for 5m -timeout 30s -want here "$server" www.example >"$work/load.json" &
   asker=$!
 }
 

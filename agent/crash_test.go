@@ -341,6 +341,35 @@ func TestEveryStepFails(t *testing.T) {
 	}
 }
 
+// An agent that is killed before the first file changes has done nothing that has to be
+// made up for: the patch begins anew, and the log does not say otherwise.
+func TestKilledBeforeAnyFile(t *testing.T) {
+	bin := programs(t)
+	for name, c := range map[string]struct {
+		warm bool
+		saw  string
+	}{"warm": {true, "start old\ntold new\n"}, "cold": {false, "start old\nstop old\nstart old\nstop old\nstart new\n"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, bin, "new", c.warm)
+			before := s.tree()
+			s.drop()
+			if crashed, _ := s.run("commit kill once", false); !crashed {
+				t.Fatal("it was not killed")
+			}
+			s.judge("afterwards", before, "applied", "told new|start new")
+			hooks, _ := os.ReadFile(filepath.Join(s.dir, "hooks"))
+			saw, _ := os.ReadFile(filepath.Join(s.dir, "app", "service.log"))
+			if string(hooks) != "before_stop old\nbefore_stop old\nafter_files new\nafter_start new\n" || !strings.HasPrefix(string(saw), c.saw) {
+				t.Errorf("hooks %q, the process has seen %q", hooks, saw)
+			}
+			if log := s.log(); !strings.Contains(log, "interrupted before it touched a file") || strings.Contains(log, "taken out again") {
+				t.Errorf("the log:\n%s", log)
+			}
+		})
+	}
+}
+
 // A patch that is interrupted again and again is given up: before its commit at the
 // third time, after it when six agents have ended while they confirmed it.
 func TestInterruptedTooOften(t *testing.T) {

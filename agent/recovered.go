@@ -56,8 +56,7 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 		a.conclude(t, tx.Undone())
 		return true, nil
 	default:
-		tx.Return(ctx, a.process)
-		return a.interrupted(t)
+		return a.interrupted(ctx, t)
 	}
 }
 
@@ -94,23 +93,35 @@ func (a *agent) decided(ctx context.Context, tx *applier.Tx, r record.Receipt) e
 	return tx.Close()
 }
 
-// interrupted is for a transaction that was undone because the agent ended before
-// its commit. A rollback by hand is left to whoever asked for it.
-func (a *agent) interrupted(t *trial) (taken bool, err error) {
+// interrupted is for a transaction that was undone, or had touched nothing, because the
+// agent ended before its commit. A rollback by hand is left to whoever asked for it.
+func (a *agent) interrupted(ctx context.Context, t *trial) (taken bool, err error) {
 	often := 1
 	if t.claim != nil {
 		t.claim.Attempts++
 		often = t.claim.Attempts
 	}
-	if t.tx.Plan().Back() || often >= maxAttempts {
+	// If nothing was touched only the first hook can have run, and it runs again if the patch
+	// begins anew.
+	giveUp := t.tx.Plan().Back() || often >= maxAttempts
+	if t.tx.Untouched() && !giveUp {
+		t.tx.Resume(ctx, a.process)
+	} else {
+		t.tx.Return(ctx, a.process)
+	}
+	when := "while it put the new files into place; they were taken out again"
+	if t.tx.Untouched() {
+		when = "before it touched a file"
+	}
+	if giveUp {
 		a.conclude(t, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,
-			Detail: fmt.Sprintf("interrupted %d times while the new files were put into place; they were taken out again", often)})
+			Detail: fmt.Sprintf("the agent was interrupted %d times, at last %s", often, when)})
 		return true, nil
 	}
 	if t.claim == nil {
 		return false, t.tx.Close() // its drop is claimed again, if it is still there
 	}
-	a.log.Warn("the agent was interrupted while it put the new files into place; they were taken out again", "patch", t.claim.Name, "attempt", often)
+	a.log.Warn("the agent was interrupted "+when+", and the patch begins anew", "patch", t.claim.Name, "attempt", often)
 	if err := t.claim.Save(true); err != nil {
 		return false, err
 	}

@@ -186,14 +186,34 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 
 // Return brings the process back to the old files: it is told of them, or started
 // on them, and then the last hook runs. What goes wrong is noted for Undone. RollBack does it; for a transaction
-// that Recover has undone it is left to do.
+// that Recover has undone it is left to do. Of a transaction that is Untouched a running process is told
+// nothing.
 func (tx *Tx) Return(ctx context.Context, p Process) {
+	tx.Resume(ctx, p)
+	tx.afterRollback(ctx, p)
+}
+
+// Resume is Return without the last hook, for a transaction that is Untouched and begins
+// anew.
+func (tx *Tx) Resume(ctx context.Context, p Process) {
 	_ = tx.a.fault("return")
-	if err := tx.strategy().after(ctx, tx, p); err != nil {
+	after := tx.strategy().after
+	if tx.untouched {
+		after = asItWas
+	}
+	if err := after(ctx, tx, p); err != nil {
 		tx.note("on the old files: %v", err)
 	}
 	tx.up()
-	tx.afterRollback(ctx, p)
+}
+
+// asItWas is for a process whose files have not changed. It may have been stopped.
+func asItWas(ctx context.Context, tx *Tx, p Process) error {
+	if p.Up() {
+		p.Resume()
+		return nil
+	}
+	return p.Start(ctx, tx.event(EventRollback))
 }
 
 // Undone is the result of a transaction that was undone.

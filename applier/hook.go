@@ -20,7 +20,8 @@ const (
 	// If it fails the patch is rolled back.
 	HookAfterStart = "after_start"
 	// HookAfterRollback runs on the old files, when the process is back on them or could
-	// not be brought back. That it fails is noted.
+	// not be brought back; also where no file had changed, if an interrupted transaction is
+	// not begun anew, since the first hook may have run. That it fails is noted.
 	HookAfterRollback = "after_rollback"
 )
 

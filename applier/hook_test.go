@@ -273,3 +273,69 @@ func TestHookOfARecovery(t *testing.T) {
 		w.wantTree(before, reached)
 	}
 }
+
+// An agent that was killed before the first file changed has left nothing to undo: a
+// process that is up is not told, one that was stopped is started, and the last hook runs
+// only for a transaction that is given up. If something had changed all that is done,
+// also by the agent after the next.
+func TestInterruptedUntouched(t *testing.T) {
+	before, _ := exact(t)
+	for _, c := range []struct {
+		at        string // where the first agent is killed
+		item      item   // one for each kind of step
+		untouched bool
+		warm      string // what a warm one asks of process and hooks
+		cold      string
+	}{
+		{"hook before_stop", mod("a.txt", "new a"), true, "", ""},
+		{"commit step 0", mod("a.txt", "new a"), true, "", "start rollback"},
+		{"commit step 0", add("lib/new.txt", "new"), true, "", "start rollback"},
+		{"commit step 0", del("lib/c.txt"), true, "", "start rollback"},
+		{"commit step 0", add("more/e.txt", "e"), true, "", "start rollback"},
+		{"committed", mod("a.txt", "new a"), false, "reload rollback, after_rollback", "start rollback, after_rollback"},
+		{"committed", add("lib/new.txt", "new"), false, "reload rollback, after_rollback", "start rollback, after_rollback"},
+		{"committed", del("lib/c.txt"), false, "reload rollback, after_rollback", "start rollback, after_rollback"},
+		{"commit step 1", add("more/e.txt", "e"), false, "reload rollback, after_rollback", "start rollback, after_rollback"},
+	} {
+		ways(t, func(t *testing.T, exchange bool) {
+			for _, warm := range []bool{true, false} {
+				want := map[bool]string{true: c.warm, false: c.cold}[warm]
+				w := newWorldIn(t, inMemory(t), oldTree)
+				w.a.exchange = exchange
+				p, _ := w.hooked(true, before, nil)
+				w.a.opts.Fault = func(step string) error {
+					if step == c.at {
+						panic(crash{})
+					}
+					return nil
+				}
+				if !crashing(func() { _, _ = w.apply(pack(t, warm, c.item), p) }) {
+					t.Fatalf("it never came to %s", c.at)
+				}
+				var tx *Tx
+				for range 2 { // the first of them comes no further
+					w.a.Close()
+					w.open()
+					var err error
+					tx, err = w.a.Recover(t.Context(), p)
+					must(t, err)
+				}
+				p.calls = nil
+				if tx.Untouched() {
+					tx.Resume(t.Context(), p)
+				} else {
+					tx.Return(t.Context(), p)
+				}
+				if got := strings.Join(p.calls, ", "); tx.Untouched() != c.untouched || got != want || !p.up {
+					t.Errorf("%s of %s, warm %v: untouched %v, calls %q", c.at, c.item.place, warm, tx.Untouched(), got)
+				}
+				w.wantTree(before, c.at)
+				p.calls = nil
+				if tx.Return(t.Context(), p); c.untouched && strings.Join(p.calls, ", ") != HookAfterRollback {
+					t.Errorf("%s of %s, given up: %v", c.at, c.item.place, p.calls)
+				}
+				must(t, tx.Close())
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@ package applier
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"patchagent/applier/journal"
@@ -14,7 +15,8 @@ import (
 // down is not started here. It returns nil where nothing was under way; else the
 // State tells the caller what is left to do:
 //
-//	Prepared   it was undone: Return, Close, and the patch may be tried again
+//	Prepared   it was undone: Return, Close, and the patch may be tried again; or it
+//	           is Untouched: Resume, Close, and it is tried again, or Return, Close
 //	Undone     it was undone for the reason in Cause: Return, record that, Close
 //	Committed  the tree is the new build: Apply confirms it, record, Close
 //
@@ -62,7 +64,60 @@ func (tx *Tx) recover(ctx context.Context, p Process) error {
 		}
 		return tx.undone()
 	default:
+		if err := tx.look(); err != nil {
+			return err
+		}
 		return tx.undo()
+	}
+}
+
+// Untouched says that Recover has found no step in its place, nor has an agent before:
+// the tree was the old build all the time. The process may have been stopped.
+func (tx *Tx) Untouched() bool { return tx.untouched }
+
+// look finds out whether a step was done. That one was is put on record before it is
+// undone, since afterwards it could not be seen any more.
+func (tx *Tx) look() error {
+	e := tx.j.Last
+	if e.Touched {
+		return nil
+	}
+	for _, s := range tx.j.Plan.Steps {
+		done, err := tx.inPlace(s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.Path, err)
+		}
+		if done {
+			e.Touched, e.Time = true, time.Now()
+			return tx.j.Enter(e)
+		}
+	}
+	tx.untouched = true
+	return nil
+}
+
+// inPlace says whether a step was done, or begun. In doubt it was.
+func (tx *Tx) inPlace(s journal.Step) (bool, error) {
+	there := func(_ os.FileInfo, err error) (bool, error) {
+		if isNotExist(err) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	switch s.Kind {
+	case journal.StepMkdir:
+		return there(tx.a.root.Lstat(s.Path))
+	case journal.StepDelete:
+		return there(os.Lstat(tx.stagePath(s.Stage)))
+	case journal.StepCreate:
+		staged, err := there(os.Lstat(tx.stagePath(s.Stage)))
+		return !staged, err
+	default:
+		if second, err := there(os.Lstat(tx.stagePath(s.Stage + oldSuffix))); second || err != nil {
+			return second, err
+		}
+		staged, err := tx.stageIs(s.New, s.Stage)
+		return !staged, err
 	}
 }
 

@@ -25,6 +25,8 @@ type Tx struct {
 	notes   []string
 	stopped time.Time     // when a cold patch sent its stop signal
 	down    time.Duration // for how long the process was away until it was ready
+
+	untouched bool // by all agents before this one
 }
 
 // State says how far it has come.

@@ -132,6 +132,9 @@ type Entry struct {
 	// one was stopped in order, which does not count.
 	Attempt int  `json:"attempt,omitempty"`
 	Paused  bool `json:"paused,omitempty"`
+
+	// Of Prepared: an agent after the one that began it has found steps in their places.
+	Touched bool `json:"touched,omitempty"`
 }
 
 // A Journal is an open transaction's record. Only one goroutine may use it.

@@ -144,8 +144,8 @@ func (tx *Tx) Pause() {
 		return
 	}
 	e := tx.j.Last
-	e.Paused, e.Time = true, time.Now()
-	if err := tx.j.Enter(e); err != nil {
+	e.Paused = true
+	if err := tx.enter(e); err != nil {
 		tx.a.log.Warn("cannot note in the journal that the agent ends in order", "error", err)
 	}
 }
@@ -228,14 +228,20 @@ func (tx *Tx) undone() error {
 		return err
 	}
 	e := tx.j.Last
-	e.State, e.Time = journal.Undone, time.Now()
+	e.State = journal.Undone
+	return tx.enter(e)
+}
+
+// enter adds to the journal what the next agent needs to go on from there.
+func (tx *Tx) enter(e journal.Entry) error {
+	e.Time, e.Stopped, e.Down = time.Now(), tx.stopped, tx.down
 	return tx.j.Enter(e)
 }
 
 // up ends the time for which the process was away.
 func (tx *Tx) up() {
 	if !tx.stopped.IsZero() {
-		tx.down += time.Since(tx.stopped)
+		tx.down += max(0, time.Since(tx.stopped)) // the clock may have gone back since an earlier agent
 		tx.stopped = time.Time{}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -290,5 +291,87 @@ func TestRecoveryStopsWhatRunsOnTheNewFiles(t *testing.T) {
 		if r := tx.Undone(); r.Code != reason.Unhealthy || r.Detail != "ill" {
 			t.Errorf("%+v", r)
 		}
+	}
+}
+
+// For how long the process is away is counted on by the next agent, from the same stop;
+// but not where an earlier agent has brought it up and nobody knows when.
+func TestDowntimeOverAgents(t *testing.T) {
+	for _, c := range []struct {
+		at    string // where the first agent ends
+		fails string // the call of the process that fails
+		code  reason.Code
+		known bool
+	}{
+		{"precheck", "", "", true},
+		{"precheck", "start start", reason.StartFailed, true},
+		{"undo step 0", "precheck", reason.PrecheckFailed, true},
+		{"undo step 0", HookAfterStart, reason.Unhealthy, true},
+		{"return", "precheck", reason.PrecheckFailed, true},
+		{"hook after_start", "", "", false},
+		{"hook after_rollback", "precheck", reason.PrecheckFailed, false},
+	} {
+		w := newWorldIn(t, inMemory(t), oldTree)
+		p := &proc{up: true, fail: map[string]error{}, hooks: func(Event) {}}
+		if c.fails != "" {
+			p.fail[c.fails] = reason.Errorf(c.code, "no")
+		}
+		var since time.Time
+		w.a.opts.Fault = func(step string) error {
+			if step == c.at {
+				since = time.Now().Round(0) // by the clock that outlives an agent
+				panic(crash{})
+			}
+			return nil
+		}
+		if !crashing(func() { _, _ = w.apply(pack(t, false, newItems...), p) }) {
+			t.Fatalf("it never came to %s", c.at)
+		}
+		var tx *Tx
+		for range 2 { // one more that comes no further
+			w.a.Close()
+			w.open()
+			var err error
+			tx, err = w.a.Recover(t.Context(), p)
+			must(t, err)
+			tx.Pause()
+		}
+		away := time.Now().Round(0).Sub(since)
+		var r Result
+		if tx.State() == journal.Committed {
+			var err error
+			r, err = tx.Apply(t.Context(), p)
+			must(t, err)
+		} else {
+			tx.Return(t.Context(), p)
+			r = tx.Undone()
+		}
+		if r.Code != c.code || c.known && r.Downtime < away || !c.known && r.Downtime != 0 {
+			t.Errorf("%s, and %q fails: %+v; away for %s at least", c.at, c.fails, r, away)
+		}
+	}
+}
+
+// An agent that is stopped while a patch is on probation stops the process with it, which
+// is not what the patch cost.
+func TestDowntimeOfAPause(t *testing.T) {
+	w := newWorld(t, oldTree)
+	pkg := pack(t, false, newItems...)
+	plan, err := w.a.Plan(t.Context(), pkg)
+	must(t, err)
+	tx, err := w.a.Stage(t.Context(), pkg, plan, Patch{ID: "1"})
+	must(t, err)
+	first, err := tx.Apply(t.Context(), &proc{up: true})
+	must(t, err)
+	tx.Pause()
+	w.a.Close()
+	w.open()
+	p := &proc{}
+	tx, err = w.a.Recover(t.Context(), p)
+	must(t, err)
+	r, err := tx.Apply(t.Context(), p)
+	must(t, err)
+	if first.Downtime == 0 || r.Downtime != first.Downtime {
+		t.Errorf("away for %s, and for %s by the next agent", first.Downtime, r.Downtime)
 	}
 }

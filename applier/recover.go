@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"time"
 
 	"patchagent/applier/journal"
 )
@@ -49,6 +48,7 @@ func (a *Applier) Recover(ctx context.Context, p Process) (*Tx, error) {
 }
 
 func (tx *Tx) recover(ctx context.Context, p Process) error {
+	tx.away(p)
 	switch tx.State() {
 	case journal.Undone:
 		return nil
@@ -88,8 +88,8 @@ func (tx *Tx) look() error {
 			return fmt.Errorf("%s: %w", s.Path, err)
 		}
 		if done {
-			e.Touched, e.Time = true, time.Now()
-			return tx.j.Enter(e)
+			e.Touched = true
+			return tx.enter(e)
 		}
 	}
 	tx.untouched = true
@@ -121,14 +121,28 @@ func (tx *Tx) inPlace(s journal.Step) (bool, error) {
 	}
 }
 
+// away goes on counting for how long the process is away. Of one that is up nobody knows
+// since when.
+func (tx *Tx) away(p Process) {
+	last := tx.j.Last
+	tx.down = last.Down
+	if p.Up() || tx.j.Plan.Warm {
+		return
+	}
+	tx.stopped = last.Stopped
+	if tx.stopped.IsZero() && last.State == journal.Undoing {
+		tx.stopped = last.Time // the stop comes right after it
+	}
+}
+
 // attempt counts how often an agent begins to confirm the transaction.
 func (tx *Tx) attempt() error {
 	e := tx.j.Last
 	if !e.Paused {
 		e.Attempt++
 	}
-	e.Paused, e.Time = false, time.Now()
-	return tx.j.Enter(e)
+	e.Paused = false
+	return tx.enter(e)
 }
 
 // Interrupted says how many agents have ended, other than in order, while they

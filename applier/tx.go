@@ -23,7 +23,7 @@ type Tx struct {
 	j       *journal.Journal
 	stage   *os.File
 	notes   []string
-	stopped time.Time     // when a cold patch sent its stop signal
+	stopped time.Time     // when a cold patch sent its stop signal, until the process is up
 	down    time.Duration // for how long the process was away until it was ready
 
 	untouched bool // by all agents before this one
@@ -55,7 +55,7 @@ func (tx *Tx) Commit() error {
 	if err := tx.a.fault("committed"); err != nil {
 		return err
 	}
-	return tx.j.Enter(journal.Entry{State: journal.Committed, Time: time.Now()})
+	return tx.enter(journal.Entry{State: journal.Committed})
 }
 
 // undo makes the tree the old build again and makes that durable. It can be
@@ -429,5 +429,5 @@ func (tx *Tx) begin(cause *reason.Error) error {
 	if err := tx.a.fault("undoing"); err != nil {
 		return err
 	}
-	return tx.j.Enter(journal.Entry{State: journal.Undoing, Time: time.Now(), Code: cause.Code, Detail: cause.Detail, Output: cause.Output})
+	return tx.enter(journal.Entry{State: journal.Undoing, Code: cause.Code, Detail: cause.Detail, Output: cause.Output})
 }

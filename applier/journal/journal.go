@@ -135,6 +135,11 @@ type Entry struct {
 
 	// Of Prepared: an agent after the one that began it has found steps in their places.
 	Touched bool `json:"touched,omitempty"`
+
+	// Of a cold transaction from Committed on: since when its process is away, not set if it
+	// was up again, and for how long it was away before.
+	Stopped time.Time     `json:"stopped,omitzero"`
+	Down    time.Duration `json:"down,omitempty"`
 }
 
 // A Journal is an open transaction's record. Only one goroutine may use it.

@@ -140,7 +140,11 @@ func (a *agent) answered(ctx context.Context, said reply) {
 	q.cancel()
 	q.asking.Wait()
 	began := time.Now()
-	if p, _ := a.head(began); ctx.Err() != nil || q.moot || p != q.patch || q.pid != a.process.Status().PID {
+	if ctx.Err() != nil {
+		a.leftAsked(q)
+		return
+	}
+	if p, _ := a.head(began); q.moot || p != q.patch || q.pid != a.process.Status().PID {
 		return // asked again, if need be
 	}
 	p := q.patch

@@ -40,6 +40,7 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 		log.Info("the agent was interrupted after the new files were in place, going on from there")
 		result, err := a.confirm(ctx, tx)
 		if err != nil {
+			a.leftTx(tx)
 			return false, err
 		}
 		if result.Outcome == reason.Applied && len(tx.Plan().Steps) > 0 {
@@ -51,6 +52,7 @@ func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Cl
 	case journal.Undone:
 		tx.Return(ctx, a.process)
 		if ctx.Err() != nil {
+			a.leftTx(tx)
 			return false, context.Cause(ctx)
 		}
 		a.conclude(t, tx.Undone())

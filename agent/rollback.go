@@ -76,6 +76,7 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	a.publish(&work{Patch: "a rollback", Build: back.Build, Since: began})
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
+		a.leftTx(tx)
 		return no(exitFailed, "the agent is ending: %v", err)
 	}
 	if dir := tx.AsideDir(); result.Code == reason.Requested && back.PutsAside() {

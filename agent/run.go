@@ -249,6 +249,7 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 func (a *agent) passed(ctx context.Context, p *patch, said supervisor.Answer, err error, began time.Time) bool {
 	switch {
 	case ctx.Err() != nil:
+		a.left(p.claim.Name, "nothing of it was begun")
 		return false
 	case noDescriptor(err):
 		a.later = began.Add(time.Duration(a.cfg.Patch.Poll))
@@ -278,7 +279,8 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 	}
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
-		return // the agent is ending; the next one goes on from the journal
+		a.leftTx(tx) // the agent is ending; the next one goes on from the journal
+		return
 	}
 	t := &trial{claim: p.claim, patch: p, tx: tx, receipt: a.receiptOf(p, said, began), began: began}
 	if result.Outcome == reason.Applied && len(plan.Changes) > 0 {

@@ -7,6 +7,7 @@ import (
 
 	"patchagent/agent/record"
 	"patchagent/applier"
+	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
 	"patchagent/watcher"
 )
@@ -99,13 +100,44 @@ func (a *agent) endTrial() *trial {
 // leave is for an agent that ends while the gate is asked, or while a patch is on
 // probation: the next one asks again, or goes on from the journal.
 func (a *agent) leave() {
-	if a.question != nil {
-		a.question.takeBack()
-		a.question.asking.Wait()
+	if q := a.question; q != nil {
+		a.leftAsked(q)
+		q.takeBack()
+		q.asking.Wait()
 	}
 	if a.trial != nil {
-		a.endTrial().tx.Pause()
+		t := a.endTrial()
+		t.tx.Pause()
+		if t.verdict == nil { // a command does not confirm it
+			a.leftTx(t.tx)
+		} else {
+			a.left(t.tx.Name(), "it is on probation, which begins anew")
+		}
 	}
+}
+
+// left says that the agent ends in the middle of a patch.
+func (a *agent) left(patch, detail string) {
+	a.log.Info("patch is left to the next start", "patch", patch, "detail", detail)
+}
+
+// leftAsked is left for a patch that waits for the gate's answer, if it still does.
+func (a *agent) leftAsked(q *question) {
+	if !q.moot {
+		a.left(q.patch.claim.Name, "the gate was being asked, and is asked again")
+	}
+}
+
+// leftTx is left for a transaction.
+func (a *agent) leftTx(tx *applier.Tx) {
+	detail := "its new files are not in place"
+	switch tx.State() {
+	case journal.Committed:
+		detail = "its new files are in place, and it goes on from there"
+	case journal.Undone:
+		detail = "it is undone, and its outcome is still to be written down"
+	}
+	a.left(tx.Name(), detail)
 }
 
 // conclude gives a transaction its outcome.

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
 )
@@ -101,7 +103,11 @@ func (tx *Tx) precheck(ctx context.Context, p Process) error {
 	if err := tx.a.fault("precheck"); err != nil {
 		return err
 	}
-	return p.Precheck(ctx, tx.event(EventPrecheck))
+	err := p.Precheck(ctx, tx.event(EventPrecheck))
+	if err != nil && ctx.Err() == nil {
+		tx.log().Warn("the precheck failed", "error", err)
+	}
+	return err
 }
 
 // start starts the process on the new files.
@@ -171,6 +177,11 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 	if err := tx.begin(cause); err != nil {
 		return failed(err)
 	}
+	level := hclog.Warn
+	if cause.Code == reason.Requested {
+		level = hclog.Info
+	}
+	tx.log().Log(level, "undoing the patch", "reason", string(cause.Code), "detail", cause.Detail)
 	if err := tx.strategy().before(ctx, tx, p); err != nil {
 		tx.note("%v", err)
 	}

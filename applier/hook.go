@@ -30,7 +30,11 @@ func (tx *Tx) hook(ctx context.Context, p Process, name string) error {
 	if err := tx.a.fault("hook %s", name); err != nil {
 		return err
 	}
-	return p.Hook(ctx, tx.event(name))
+	err := p.Hook(ctx, tx.event(name))
+	if err != nil && ctx.Err() == nil {
+		tx.log().Warn("a hook failed", "hook", name, "error", err)
+	}
+	return err
 }
 
 // refused ends a transaction whose first hook has failed: the tree and the process are

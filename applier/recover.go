@@ -55,6 +55,7 @@ func (tx *Tx) recover(ctx context.Context, p Process) error {
 	case journal.Committed:
 		return tx.attempt()
 	case journal.Undoing:
+		tx.log().Warn("going on undoing the patch", "reason", string(tx.j.Last.Code), "detail", tx.j.Last.Detail)
 		// A cold process that was started on the new files is still on them.
 		if err := tx.strategy().before(context.WithoutCancel(ctx), tx, p); err != nil {
 			tx.note("%v", err)

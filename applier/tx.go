@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"patchagent/applier/journal"
 	"patchagent/manifest/reason"
 )
@@ -37,6 +39,16 @@ func (tx *Tx) Cause() (reason.Code, string) { return tx.j.Last.Code, tx.j.Last.D
 
 // Plan is what it set out to do.
 func (tx *Tx) Plan() journal.Plan { return tx.j.Plan }
+
+// Name is the file name of the patch, or words for a rollback by hand.
+func (tx *Tx) Name() string {
+	if tx.j.Plan.Back() {
+		return "a rollback"
+	}
+	return tx.j.Plan.Patch
+}
+
+func (tx *Tx) log() hclog.Logger { return tx.a.log.With("patch", tx.Name(), "id", tx.j.Plan.ID) }
 
 // Commit makes the tree the new build and makes that durable. After an error the
 // tree may be in between.

@@ -93,16 +93,21 @@ func (c *control) Run(ctx context.Context) error {
 			_ = json.NewEncoder(w).Encode(no(exitLater, "cannot roll back now: the agent goes on with what an earlier one has left; ask again in a moment"))
 			return
 		}
-		// Whoever asked may have gone when the answer comes: what was begun is finished.
+		// Whoever asked may want to know no more when the answer comes: what was begun is
+		// finished.
+		var a answer
 		select {
 		case c.requests <- req:
+			select {
+			case a = <-req.answer:
+			case <-r.Context().Done():
+				a = no(exitFailed, "interrupted: the agent has begun the rollback and goes on with it; see `patchagent status`")
+			}
 		case <-r.Context().Done():
-			return
+			a = no(exitFailed, notBegun)
 		}
-		select {
-		case a := <-req.answer:
+		if ctx.Err() == nil { // else it is the agent that ends
 			_ = json.NewEncoder(w).Encode(a)
-		case <-r.Context().Done():
 		}
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(c.status()) })
@@ -116,20 +121,32 @@ func (c *control) Run(ctx context.Context) error {
 	return nil
 }
 
+const notBegun = "interrupted: the rollback was not begun, and is not made"
+
 var errNoAgent = errors.New("no agent is running")
 
 // askAgent has the running agent carry a request out; the error wraps errNoAgent
-// if there is none.
+// if there is none. When ctx is done the answer says whether the agent has begun it.
 func askAgent(ctx context.Context, stateDir string, ask rollback) (a answer, err error) {
 	body, err := json.Marshal(ask)
 	if err == nil {
 		err = callAgent(ctx, stateDir, http.MethodPost, "/rollback", bytes.NewReader(body), &a)
 	}
-	return a, err
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return a, err
+	case errors.Is(err, errNoAgent):
+		return no(exitFailed, notBegun), nil
+	default:
+		return no(exitFailed, "interrupted: the agent does not say whether it has begun the rollback; see `patchagent status`"), nil
+	}
 }
 
+// lastWordTime is how long the agent has for an answer when nobody waits for it any more.
+const lastWordTime = 2 * time.Second
+
 // callAgent makes one request to the running agent; the error wraps errNoAgent if there
-// is none.
+// is none. When ctx is done the agent is told so, and its answer still counts.
 func callAgent(ctx context.Context, stateDir, method, path string, body io.Reader, said any) error {
 	dir, socket, err := socketPath(stateDir)
 	if err != nil {
@@ -142,7 +159,17 @@ func callAgent(ctx context.Context, stateDir, method, path string, body io.Reade
 	}
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	calling, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		// The other half stays open for the answer.
+		if c, ok := conn.(*net.UnixConn); !ok || c.CloseWrite() != nil {
+			cancel()
+		}
+		time.AfterFunc(lastWordTime, cancel)
+	})
+	defer stop()
+	req, err := http.NewRequestWithContext(calling, method, "http://agent"+path, body)
 	if err != nil {
 		return err
 	}

@@ -119,3 +119,35 @@ func TestHeldSocketIsGuarded(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// asked is a managed of which only is asked what the test is about.
+type asked struct {
+	managed
+	status  supervisor.Status
+	resumed bool
+}
+
+func (a *asked) Status() supervisor.Status { return a.status }
+func (a *asked) Resume()                   { a.resumed = true }
+
+// A service of another manager is kept up whatever it seems to do: its stop may have
+// failed, and yet end it.
+func TestKeepUp(t *testing.T) {
+	for _, c := range []struct {
+		status supervisor.Status
+		failed bool
+		want   bool
+	}{
+		{supervisor.Status{State: supervisor.Stopped}, false, true},
+		{supervisor.Status{State: supervisor.Running}, false, false},
+		{supervisor.Status{State: supervisor.Failed}, false, false},
+		{supervisor.Status{State: supervisor.Running, External: true}, false, true},
+		{supervisor.Status{State: supervisor.Stopped, External: true}, true, false}, // what would it stand on?
+	} {
+		m := &asked{status: c.status}
+		a := &agent{process: process{managed: m}, failed: c.failed}
+		if a.keepUp(); m.resumed != c.want {
+			t.Errorf("%+v, failed %v: resumed %v", c.status, c.failed, m.resumed)
+		}
+	}
+}

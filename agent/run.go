@@ -294,9 +294,10 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 // nothingToChange is the detail of a patch that leaves the process alone.
 const nothingToChange = "every file is already as the package wants it"
 
-// keepUp has the process started that a rolled back patch could not bring back.
+// keepUp has the process started that a rolled back patch could not bring back. A
+// service of another manager that could not be stopped may be down only later.
 func (a *agent) keepUp() {
-	if !a.failed && a.process.Status().State == supervisor.Stopped {
+	if s := a.process.Status(); !a.failed && (s.External || s.State == supervisor.Stopped) {
 		a.process.Resume()
 	}
 }

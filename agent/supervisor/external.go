@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,10 +38,12 @@ type Verbs struct {
 //
 // The end of Run leaves the service as it is. Only what this External has stopped and
 // could not start again is it that starts it (Resume): its manager was told to keep it
-// down.
+// down. That goes for a service that ends after a stop that has failed, too: it was told
+// to. If it is active lingerTime after that, it is taken not to have heeded it.
 type External struct {
 	log      hclog.Logger
 	pause    time.Duration // statusPause
+	linger   time.Duration // lingerTime
 	requests chan request
 	ended    chan struct{}
 	changed  chan struct{}
@@ -50,10 +53,11 @@ type External struct {
 
 	// Owned by Run.
 	opts     Options
-	stopped  bool // here, or by an earlier agent, and not started since; on record
-	stale    bool // stopped by an earlier agent, and started by others: nobody knows on which files
-	owed     bool // stopped is to end: Resume
-	starts   int  // that failed, in a row, while it is owed
+	stopped  bool      // here, or by an earlier agent, and not started since; on record
+	lingers  time.Time // stopped, but when that was given up it had not ended: it may yet; on record
+	stale    bool      // stopped by an earlier agent, and started by others: nobody knows on which files
+	owed     bool      // stopped is to end: Resume
+	starts   int       // that failed, in a row, while it is owed
 	doubt    string
 	released bool
 }
@@ -74,10 +78,10 @@ func (s *lastOutput) set(out []byte) {
 // NewExternal returns an External that knows nothing yet; Run makes it work.
 func NewExternal(opts Options, log hclog.Logger) *External {
 	x := &External{
-		log: log, opts: opts, pause: statusPause,
+		log: log, opts: opts, pause: statusPause, linger: lingerTime,
 		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
 	}
-	x.status.Store(&Status{State: Ended})
+	x.status.Store(&Status{State: Ended, External: true})
 	return x
 }
 
@@ -90,6 +94,11 @@ const (
 	// grace is how long the status command may still say the opposite when a command is
 	// over: some managers note what was done a moment later.
 	grace = time.Second
+
+	// lingerTime is how long after a stop that has failed the end of the service is taken
+	// for its consequence: longer than services take to finish their work (systemd gives
+	// them 90 s), and shorter than it takes until somebody stops it for another reason.
+	lingerTime = 5 * time.Minute
 
 	// mostStarts is how often a service that a patch has stopped is tried to be started
 	// again, at statusPause: more than that is for an operator.
@@ -116,11 +125,14 @@ func (x *External) Run(ctx context.Context) error {
 			x.configure()
 			x.follow(ctx)
 		}
-		if x.owed && x.starts == 0 {
+		if x.due() && x.starts == 0 {
 			x.startAgain(ctx)
 		}
 	}
 }
+
+// due says whether the service is down and is to be started now.
+func (x *External) due() bool { return x.owed && x.lingers.IsZero() }
 
 func (x *External) configure() {
 	if next := x.next.Swap(nil); next != nil {
@@ -130,7 +142,7 @@ func (x *External) configure() {
 
 // follow looks at the service when nothing has happened.
 func (x *External) follow(ctx context.Context) {
-	if x.owed {
+	if x.due() {
 		x.startAgain(ctx)
 		return
 	}
@@ -139,6 +151,8 @@ func (x *External) follow(ctx context.Context) {
 	case was == x.Status().State:
 	case err == nil:
 		x.log.Info("the service is active again")
+	case x.due():
+		x.log.Warn("the service has ended after all, as it was told to for a patch; it is started again")
 	default:
 		x.log.Error("the service is no longer active; its manager decides what becomes of it")
 	}
@@ -199,12 +213,14 @@ func (x *External) Tail() string {
 
 // Adopt finds out what the service is doing. One that is not active is left so. One that
 // an earlier agent has stopped for a patch counts as stopped, even if it is active by
-// now, until Start or Resume.
+// now, until Start or Resume; one that it could not stop does not.
 func (x *External) Adopt(ctx context.Context) error {
 	return x.ask(ctx, func() error {
-		x.stopped = x.marked()
-		x.stale = x.stopped
+		x.stopped, x.lingers = x.marked()
+		x.stale = x.stopped && x.lingers.IsZero()
 		switch err := x.look(ctx, nil); {
+		case err == nil && !x.lingers.IsZero():
+			x.log.Warn("the service is active, although an earlier agent has told it to stop; should it end after all, it is started again", "until", x.lingers.Add(x.linger).Format(time.TimeOnly))
 		case err == nil && x.stale:
 			x.log.Warn("the service is active, although an earlier agent has stopped it and not started it again")
 		case err == nil:
@@ -263,7 +279,8 @@ func (x *External) Hold(ctx context.Context) error {
 func (x *External) Prepare(context.Context) {}
 
 // Resume has the service started, without waiting for it, if it is down because it was
-// stopped here; and again until it is up.
+// stopped here; and again until it is up. One that could not be stopped is started
+// should it end after all.
 func (x *External) Resume() {
 	_ = x.ask(context.Background(), func() error {
 		if x.stale {
@@ -333,9 +350,12 @@ func (x *External) look(ctx context.Context, env []string) error {
 	case err == nil && x.stale:
 		x.enter(Stopped)
 	case err == nil:
-		x.mark(false)
+		if time.Since(x.lingers) >= x.linger { // which holds if it does not linger
+			x.mark(false)
+		}
 		x.enter(Running)
 	case errors.Is(err, errInactive) && x.stopped && x.Status().State != Failed:
+		x.mark(true)
 		x.stale = false
 		x.enter(Stopped)
 	case errors.Is(err, errInactive) && !x.stopped:
@@ -375,43 +395,62 @@ func (x *External) enter(state State) {
 }
 
 // markSuffix is of the file beside the state file that is there while the service is
-// stopped here: should this agent end, the next one has to start it.
+// stopped here: should this agent end, the next one has to start it. It is empty, or has
+// the time of the stop that has failed.
 const markSuffix = ".stopped"
 
 // mark makes durable whether the service is stopped here. Without a record the next
 // agent takes it for one that its manager has stopped.
-func (x *External) mark(stopped bool) {
-	if x.stopped == stopped {
+func (x *External) mark(stopped bool) { x.record(stopped, time.Time{}) }
+
+func (x *External) record(stopped bool, lingers time.Time) {
+	if x.stopped == stopped && x.lingers.Equal(lingers) {
 		return
 	}
-	x.stopped = stopped
+	x.stopped, x.lingers = stopped, lingers
 	path := x.opts.StateFile + markSuffix
+	text := ""
+	if !lingers.IsZero() {
+		text = lingers.Format(time.RFC3339Nano)
+	}
 	switch {
-	case x.opts.StateFile == "":
 	case !stopped:
-		_ = os.Remove(path)
-	default:
-		if err := createSynced(path); err != nil {
+		x.owed = false
+		if x.opts.StateFile != "" {
+			_ = os.Remove(path)
+		}
+	case x.opts.StateFile != "":
+		if err := writeSynced(path, text); err != nil {
 			x.log.Warn("cannot put on record that the service is stopped for a patch; should the agent end now, the next one would not start it", "error", err)
 		}
 	}
 }
 
-func (x *External) marked() bool {
+// marked is what is on record. A time that makes no sense is as none: nobody knows what
+// the service stands on then.
+func (x *External) marked() (stopped bool, lingers time.Time) {
 	if x.opts.StateFile == "" {
-		return false
+		return false, time.Time{}
 	}
-	_, err := os.Stat(x.opts.StateFile + markSuffix)
-	return err == nil
+	text, err := os.ReadFile(x.opts.StateFile + markSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, time.Time{}
+	}
+	lingers, err = time.Parse(time.RFC3339Nano, string(text))
+	if now := time.Now(); err == nil && lingers.After(now) {
+		lingers = now // the clock was set back
+	}
+	return true, lingers
 }
 
-// createSynced makes an empty file, durably.
-func createSynced(path string) error {
+// writeSynced writes a file, durably, but not whole: it may be found empty.
+func writeSynced(path, text string) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	err = errors.Join(f.Sync(), f.Close())
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Sync(), f.Close())
 	if dir, openErr := os.Open(filepath.Dir(path)); openErr == nil { // other systems cannot sync a folder
 		_ = dir.Sync()
 		_ = dir.Close()

@@ -88,6 +88,7 @@ func (x *External) waitReady(ctx context.Context, env []string) error {
 // the status command says counts, not how the stop command ended.
 func (x *External) stop(env []string) error {
 	if x.stopped && errors.Is(x.active(context.Background(), env), errInactive) {
+		x.mark(true)
 		x.enter(Stopped)
 		return nil
 	}
@@ -114,7 +115,8 @@ func (x *External) stop(env []string) error {
 			break
 		}
 	}
-	x.mark(false)
+	x.record(true, time.Now()) // it was told, and may yet end
+	x.log.Warn("the service was told to stop, and may yet end; it is started again then, when the patch is over", "until", x.lingers.Add(x.linger).Format(time.TimeOnly))
 	x.stale = false
 	x.enter(Running) // as far as anybody knows
 	switch {

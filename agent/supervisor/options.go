@@ -101,4 +101,8 @@ type Status struct {
 	Restarts int       `json:"restarts"`
 	LastExit string    `json:"last_exit"`
 	Text     string    `json:"status"` // what the process last said of itself (STATUS=)
+
+	// External is a service of another manager: PID is 0, Since is when State was first
+	// seen (zero: nothing was yet), and Restarts are the attempts to start it again.
+	External bool `json:"external"`
 }

@@ -3,19 +3,25 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
+	"patchagent/agent/config"
 	"patchagent/agent/record"
 )
 
 // check says whether the configuration is sound and can work here. It changes
-// nothing.
+// nothing; the status command of another manager's service is run once.
 func check(ctx context.Context, file string, io Program) error {
 	cfg, err := loadConfig(file)
 	if err != nil {
 		return err
 	}
 	sound := true
-	for _, f := range cfg.CheckMachine(ctx) {
+	findings := cfg.CheckMachine(ctx)
+	if f, asked := askStatus(ctx, cfg, findings); asked {
+		findings = append(findings, f)
+	}
+	for _, f := range findings {
 		mark := "ok  "
 		switch {
 		case !f.OK:
@@ -38,4 +44,30 @@ func check(ctx context.Context, file string, io Program) error {
 	}
 	fmt.Fprintf(io.Out, "%s is sound: region %s, build %d is installed\n", cfg.Path, installed.Region, installed.Build)
 	return nil
+}
+
+// askStatus asks whether the service of another manager is up, if there is one and what
+// it takes to ask is there.
+func askStatus(ctx context.Context, cfg *config.Config, findings []config.Finding) (f config.Finding, asked bool) {
+	if !cfg.Target.External.Set {
+		return f, false
+	}
+	for _, f := range findings {
+		if !f.OK && strings.HasPrefix(f.Subject, "target.") {
+			return f, false
+		}
+	}
+	f.Subject = "target.external.status"
+	active, answer, err := processOptions(cfg).AskStatus(ctx)
+	switch {
+	case err != nil:
+		f.Message = fmt.Sprintf("it does not say whether the service is up, so no cold patch could stop it: %v", err)
+		f.Hint = "a command that ends with status 0 while the service is up, and with another one, but not 126 or 127, while it is down"
+	case !active:
+		f.OK, f.Doubt, f.Message = true, true, answer
+		f.Hint = "starting it; if it is up, another target.external.status: one that ends with status 0 then"
+	default:
+		f.OK, f.Message = true, answer
+	}
+	return f, true
 }

@@ -58,7 +58,8 @@ type External struct {
 	stale    bool      // stopped by an earlier agent, and started by others: nobody knows on which files
 	owed     bool      // stopped is to end: Resume
 	starts   int       // that failed, in a row, while it is owed
-	doubt    string
+	doubt    string    // why the status command has given no answer, the last time
+	answer   string    // that it gave last
 	released bool
 }
 
@@ -154,7 +155,7 @@ func (x *External) follow(ctx context.Context) {
 	case x.due():
 		x.log.Warn("the service has ended after all, as it was told to for a patch; it is started again")
 	default:
-		x.log.Error("the service is no longer active; its manager decides what becomes of it")
+		x.log.Error("the service is no longer active; its manager decides what becomes of it", "answer", err)
 	}
 }
 
@@ -226,9 +227,9 @@ func (x *External) Adopt(ctx context.Context) error {
 		case err == nil:
 			x.log.Info("the service is active")
 		case errors.Is(err, errInactive) && x.stopped:
-			x.log.Warn("the service is not active: an earlier agent has stopped it and not started it again")
+			x.log.Warn("an earlier agent has stopped the service and not started it again", "answer", err)
 		case errors.Is(err, errInactive):
-			x.log.Warn("the service is not active, and is left so: its manager decides")
+			x.log.Warn("the service is not active, and is left so: its manager decides; if it is up, target.external.status is wrong", "answer", err)
 		}
 		return nil
 	})
@@ -338,9 +339,32 @@ var errInactive = errors.New("the service is not active")
 func (o Options) active(ctx context.Context, env []string) (out []byte, err error) {
 	out, err = RunCommand(ctx, o.command(o.Verbs.Status, env, o.Verbs.Timeout))
 	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.Exited() && e.ExitCode() != 126 && e.ExitCode() != 127 {
-		err = fmt.Errorf("%w (%s)", errInactive, e)
+		err = fmt.Errorf("%w (%s)", errInactive, answerOf(e.ExitCode(), out))
 	}
 	return out, err
+}
+
+// answerOf is an answer of the status command for people: a wrong command can be told
+// from a service that is down by what it prints.
+func answerOf(status int, out []byte) string {
+	text := fmt.Sprintf("exit status %d", status)
+	if lines := plainLines(out); len(lines) > 0 {
+		text += fmt.Sprintf("; it printed: %q", lines[len(lines)-1])
+	}
+	return text
+}
+
+// AskStatus asks the status command once. answer is for people, and has its exit status
+// and the last line that it has printed; the error is that it gives no answer.
+func (o Options) AskStatus(ctx context.Context) (active bool, answer string, err error) {
+	switch out, err := o.active(ctx, nil); {
+	case err == nil:
+		return true, fmt.Sprintf("the service is active (%s)", answerOf(0, out)), nil
+	case errors.Is(err, errInactive):
+		return false, err.Error(), nil
+	default:
+		return false, "", err
+	}
 }
 
 // look is active, and makes the answer the state; without one that stays.
@@ -378,6 +402,9 @@ func (x *External) active(ctx context.Context, env []string) error {
 		x.log.Error("the status command does not say whether the service is active", "error", err)
 	}
 	x.doubt = doubt
+	if err == nil {
+		x.answer = answerOf(0, out)
+	}
 	return err
 }
 

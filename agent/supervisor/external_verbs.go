@@ -125,7 +125,7 @@ func (x *External) stop(env []string) error {
 	case x.doubt != "":
 		return fmt.Errorf("%w: %s", ErrStopFailed, x.doubt)
 	default:
-		return fmt.Errorf("%w: its status command says that it is active, %s after the stop command began", ErrStopFailed, time.Since(began).Round(time.Second))
+		return fmt.Errorf("%w: its status command says that it is active (%s), %s after the stop command began", ErrStopFailed, x.answer, time.Since(began).Round(time.Second))
 	}
 }
 

@@ -151,3 +151,23 @@ func TestKeepUp(t *testing.T) {
 		}
 	}
 }
+
+// A service of another manager has a pid that the agent does not know, and nothing is
+// said of it before something is known.
+func TestProcessText(t *testing.T) {
+	then := time.Unix(1, 0)
+	for _, c := range []struct {
+		status supervisor.Status
+		want   string
+	}{
+		{supervisor.Status{State: supervisor.Running, PID: 7, Since: then}, "running, pid 7, since then, restarts: 0"},
+		{supervisor.Status{State: supervisor.Stopped}, "stopped, no pid"},
+		{supervisor.Status{State: supervisor.Ended, External: true}, "a service of another manager, whose status command has given no answer yet"},
+		{supervisor.Status{State: supervisor.Ended, Since: then, External: true}, "ended, a service of another manager, seen so since then"},
+		{supervisor.Status{State: supervisor.Waiting, Since: then, Restarts: 3, External: true}, "back-off, a service of another manager, seen so since then, attempts to start it: 3"},
+	} {
+		if got := processText(c.status, func(time.Time) string { return "then" }); got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
+	}
+}

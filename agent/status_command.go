@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"patchagent/agent/supervisor"
 	"patchagent/manifest/reason"
 )
 
@@ -53,9 +54,6 @@ func (s status) print(out io.Writer, now time.Time) error {
 		fmt.Fprintf(w, "%s\t%s\n", about, reason.Line(fmt.Sprintf(format, args...)))
 	}
 	ago := func(t time.Time) string {
-		if t.IsZero() {
-			return "ever"
-		}
 		return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), now.Sub(t).Round(time.Second))
 	}
 	line("agent", "pid %d, since %s", s.Agent.PID, ago(s.Agent.Since))
@@ -64,11 +62,7 @@ func (s status) print(out io.Writer, now time.Time) error {
 	}
 	line("build", "%d, region %s%s", s.Build, s.Region, strings.TrimSuffix(", product "+s.Product, ", product "))
 	p := s.Process
-	pid := "no pid"
-	if p.PID != 0 {
-		pid = fmt.Sprintf("pid %d", p.PID)
-	}
-	line("process", "%s, %s, since %s, restarts: %d", p.State, pid, ago(p.Since), p.Restarts)
+	line("process", "%s", processText(p, ago))
 	if p.Text != "" {
 		line("", "it says: %s", p.Text)
 	}
@@ -101,6 +95,26 @@ func (s status) print(out io.Writer, now time.Time) error {
 		line("last", "%s: %q to %s: %s %s", r.Time.Local().Format(time.DateTime), r.Patch, to, r.Outcome, r.Reason)
 	}
 	return w.Flush()
+}
+
+// processText says what the process is doing. Of a service of another manager it is only
+// known since when it was seen so.
+func processText(p supervisor.Status, ago func(time.Time) string) string {
+	since := "since " + ago(p.Since)
+	switch {
+	case p.External && p.Since.IsZero():
+		return "a service of another manager, whose status command has given no answer yet"
+	case p.External && p.Restarts > 0:
+		return fmt.Sprintf("%s, a service of another manager, seen so %s, attempts to start it: %d", p.State, since, p.Restarts)
+	case p.External:
+		return fmt.Sprintf("%s, a service of another manager, seen so %s", p.State, since)
+	case p.Since.IsZero():
+		return fmt.Sprintf("%s, no pid", p.State)
+	case p.PID == 0:
+		return fmt.Sprintf("%s, no pid, %s, restarts: %d", p.State, since, p.Restarts)
+	default:
+		return fmt.Sprintf("%s, pid %d, %s, restarts: %d", p.State, p.PID, since, p.Restarts)
+	}
 }
 
 func (w *work) String() string {

@@ -410,7 +410,7 @@ func (x *External) active(ctx context.Context, env []string) error {
 
 func (x *External) enter(state State) {
 	next := *x.status.Load()
-	if next.State == state {
+	if next.State == state && !next.Since.IsZero() {
 		return
 	}
 	next.State, next.Since, next.Restarts = state, time.Now(), x.starts

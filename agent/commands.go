@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -19,11 +21,26 @@ const (
 	exitUsage    = 2
 	exitRejected = 3
 	exitLater    = 5
+	exitUnread   = 128 + 13 // of whoever SIGPIPE ends, as a shell shows it
 )
 
 const exitHelp = `
 Exit status: 0 done or applied, 1 failed, 2 wrong usage or configuration,
 3 rejected, 4 rolled back, 5 not now (deferred, held, timed out).`
+
+// printed is what a command prints to. It remembers why that came to an end.
+type printed struct {
+	io.Writer
+	err error
+}
+
+func (p *printed) Write(b []byte) (int, error) {
+	n, err := p.Writer.Write(b)
+	if err != nil {
+		p.err = err
+	}
+	return n, err
+}
 
 // exitError carries an exit status; err is what to say, nil if all is said.
 type exitError struct {
@@ -42,6 +59,8 @@ func (e *exitError) Unwrap() error { return e.err }
 
 // Run is the program: it carries out args and returns the exit status.
 func Run(ctx context.Context, args []string, io Program) int {
+	out := &printed{Writer: io.Out}
+	io.Out = out
 	root := rootCommand(io)
 	root.SetArgs(args)
 	root.SetOut(io.Out)
@@ -53,6 +72,12 @@ func Run(ctx context.Context, args []string, io Program) int {
 	status, usage := exitUsage, true // cobra's own errors are about the command line
 	if e, ok := errors.AsType[*exitError](err); ok {
 		status, err, usage = e.status, e.err, false
+	}
+	if out.err != nil && errors.Is(err, out.err) {
+		if errors.Is(err, syscall.EPIPE) {
+			return exitUnread // whoever read it has read enough
+		}
+		status, usage = exitFailed, false
 	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {

@@ -153,7 +153,7 @@ func (a *agent) answered(ctx context.Context, said reply) {
 	defer p.rest()
 	switch m := p.manifest(); {
 	case said.Region != "" && said.Region != m.Region:
-		a.passed(ctx, p, said.Answer, reason.Errorf(reason.WrongRegion, "the patch is for region %q, and the process says that it is in %q", m.Region, said.Region), began)
+		a.passed(ctx, p, said.Answer, reason.Errorf(reason.WrongRegion, "the patch is for region %q, and the process says that it is in %q: if it is wrong, mend what the gate reports", m.Region, said.Region), began)
 	case said.Verdict == supervisor.NotAllowed:
 		a.passed(ctx, p, said.Answer, reason.Errorf(reason.NotAllowed, "the gate says NOT ALLOWED"), began)
 	case said.Verdict == supervisor.GoAhead:
@@ -161,7 +161,7 @@ func (a *agent) answered(ctx context.Context, said reply) {
 		if from != a.installed.Build {
 			a.log.Info("the process says that it is another build than is on record; its word counts", "patch", p.claim.Name, "reported", from, "record", a.installed.Build)
 		}
-		plan, err := a.plan(ctx, p, &from)
+		plan, err := a.plan(ctx, p, &present{build: from, reported: said.Build != nil, record: a.installed.Build})
 		if a.passed(ctx, p, said.Answer, err, began) {
 			a.carryOut(ctx, p, plan, said.Answer, began)
 		}

@@ -152,19 +152,38 @@ func admit(m *manifest.Manifest, installed record.Installed, clock *record.Clock
 	if err := belongs(m, installed); err != nil {
 		return err
 	}
-	if err := follows(m, installed.Build); err != nil {
+	if err := follows(m, present{build: installed.Build}); err != nil {
 		return err
 	}
 	return fresh(m, clock)
 }
 
-// follows says whether a package may be applied to a build.
-func follows(m *manifest.Manifest, build int64) error {
-	if m.Build < build {
-		return reason.Errorf(reason.OlderBuild, "the patch is build %d, and build %d is installed", m.Build, build)
+// present is the build that a package would replace.
+type present struct {
+	build    int64
+	reported bool  // by the process; otherwise it is on record
+	record   int64 // what is on record, where it is reported
+}
+
+func (p present) String() string {
+	switch {
+	case !p.reported:
+		return fmt.Sprintf("build %d is installed", p.build)
+	case p.build == p.record:
+		return fmt.Sprintf("the process says that it is build %d, as is on record", p.build)
+	default:
+		return fmt.Sprintf("the process says that it is build %d, which counts for more than the record and agent.toml (build %d): if it is wrong, mend what the gate reports",
+			p.build, p.record)
 	}
-	if m.Requires != nil && *m.Requires != build {
-		return reason.Errorf(reason.RequiresUnmet, "the patch requires build %d, and build %d is installed", *m.Requires, build)
+}
+
+// follows says whether a package may be applied to a build.
+func follows(m *manifest.Manifest, to present) error {
+	if m.Build < to.build {
+		return reason.Errorf(reason.OlderBuild, "the patch is build %d, and %s", m.Build, to)
+	}
+	if m.Requires != nil && *m.Requires != to.build {
+		return reason.Errorf(reason.RequiresUnmet, "the patch requires build %d, and %s", *m.Requires, to)
 	}
 	return nil
 }

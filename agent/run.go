@@ -223,7 +223,7 @@ func (a *agent) turn(ctx context.Context, p *patch) {
 	var err error
 	switch {
 	case !gate.Set():
-		plan, err = a.plan(ctx, p, &a.installed.Build)
+		plan, err = a.plan(ctx, p, &present{build: a.installed.Build})
 	case !p.talk.begun():
 		plan, err = a.plan(ctx, p, nil)
 	default:
@@ -303,10 +303,10 @@ func (a *agent) keepUp() {
 }
 
 // plan makes the checks that depend on what holds now: the keys, build, required
-// build and expiry, then protected paths, the tree, and the space on the disk. build is
-// the one that is installed; nil if the gate is yet to be asked for it.
-func (a *agent) plan(ctx context.Context, p *patch, build *int64) (*applier.Plan, error) {
-	if err := a.admissible(p, build); err != nil {
+// build and expiry, then protected paths, the tree, and the space on the disk. to is
+// the build that is installed; nil if the gate is yet to be asked for it.
+func (a *agent) plan(ctx context.Context, p *patch, to *present) (*applier.Plan, error) {
+	if err := a.admissible(p, to); err != nil {
 		return nil, err
 	}
 	if err := p.open(a.cfg); err != nil {
@@ -320,7 +320,7 @@ func (a *agent) plan(ctx context.Context, p *patch, build *int64) (*applier.Plan
 }
 
 // admissible makes those of the checks that need no look at the tree.
-func (a *agent) admissible(p *patch, build *int64) error {
+func (a *agent) admissible(p *patch, to *present) error {
 	m := p.manifest()
 	if err := trusted(p.signer, a.cfg); err != nil {
 		return err
@@ -331,8 +331,8 @@ func (a *agent) admissible(p *patch, build *int64) error {
 	if err := belongs(m, a.installed); err != nil {
 		return err
 	}
-	if build != nil {
-		if err := follows(m, *build); err != nil {
+	if to != nil {
+		if err := follows(m, *to); err != nil {
 			return err
 		}
 	}

@@ -53,3 +53,12 @@ func TestLine(t *testing.T) {
 		}
 	}
 }
+
+// A hook that refuses a patch has the code of what it stands beside, so its advice names both.
+func TestAdviceNamesTheHook(t *testing.T) {
+	for code, hook := range map[Code]string{NotAllowed: "before_stop", PrecheckFailed: "after_files", Unhealthy: "after_start"} {
+		if !strings.Contains(code.Advice(), hook) {
+			t.Errorf("the advice of %s does not name %s: %s", code, hook, code.Advice())
+		}
+	}
+}

@@ -198,6 +198,24 @@ func (a *agent) wait(ctx context.Context, p *patch, said reply, began time.Time)
 	a.noteGate(p, said)
 }
 
+// unwait has the wait of each patch begin anew while none is asked for, because of HOLD or
+// in manual mode: that time is the operator's, and the process has not said WAIT in it.
+func (a *agent) unwait() {
+	if !a.held && a.cfg.Patch.Mode != config.ModeManual {
+		return
+	}
+	for _, p := range a.queue {
+		p.talk = talk{}
+		if p.claim.WaitsSince.IsZero() {
+			continue
+		}
+		p.claim.WaitsSince = time.Time{}
+		if err := p.claim.Save(false); err != nil {
+			a.log.Warn("cannot put on record that the wait of a patch begins anew; for the next agent it would go on", "patch", p.claim.Name, "error", err)
+		}
+	}
+}
+
 // from is the build that a patch replaces: what the process says, or what is on record.
 func (a *agent) from(said supervisor.Answer) int64 {
 	if said.Build != nil {

@@ -131,6 +131,7 @@ func (a *agent) step(ctx context.Context) time.Duration {
 	a.manager.note(a.installed.Build)
 	defer a.publish(nil)
 	again := a.collect(ctx)
+	a.unwait()
 	p, wait := a.next(time.Now())
 	if p == nil || ctx.Err() != nil {
 		return min(again, wait)

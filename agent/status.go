@@ -61,7 +61,7 @@ type gateStatus struct {
 	At      time.Time  `json:"at"`
 	Since   time.Time  `json:"since"`  // the first WAIT
 	Until   time.Time  `json:"until"`  // when it is given up
-	Next    *time.Time `json:"next"`   // null: it is being asked
+	Next    *time.Time `json:"next"`   // null: it is being asked, or not its turn
 	Asking  bool       `json:"asking"` // now
 }
 
@@ -99,8 +99,23 @@ func (a *agent) publish(what *work) {
 	for _, u := range a.unread {
 		add(waiting{Patch: u.claim.Name, Reason: "unread", Detail: u.trouble})
 	}
+	told := map[string]bool{} // HOLD keeps what was taken, too
+	for _, p := range a.queue {
+		told[p.claim.Name] = true
+	}
+	for _, u := range a.unread {
+		told[u.claim.Name] = true
+	}
+	if s.Probation != nil {
+		told[s.Probation.Patch] = true
+	}
+	if what != nil {
+		told[what.Patch] = true
+	}
 	for _, name := range a.found.Held {
-		add(waiting{Patch: name, Reason: "hold", Detail: holdDetail})
+		if !told[name] {
+			add(waiting{Patch: name, Reason: "hold", Detail: holdDetail})
+		}
 	}
 	for _, w := range a.found.Waiting {
 		add(waiting{Patch: w.Name, Reason: w.Reason, Detail: w.Why})
@@ -135,6 +150,9 @@ func (a *agent) waitingOf(p *patch) waiting {
 		w.Reason, w.Detail = reasonGate, "the gate is being asked"
 	default:
 		w.Reason, w.Detail = "turn", "it has its turn as soon as those before it have an outcome"
+	}
+	if w.Gate != nil && w.Reason != reasonGate {
+		w.Gate.Next = nil // it is not asked again before that has changed
 	}
 	return w
 }

@@ -135,8 +135,11 @@ func (d waiting) String() string {
 		return text
 	}
 	text += fmt.Sprintf("; since %s, until %s at the latest", g.Since.Local().Format(time.DateTime), g.Until.Local().Format(time.DateTime))
-	if g.Asking || g.Next == nil {
-		return text + ", being asked now"
+	switch {
+	case g.Asking:
+		text += ", being asked now"
+	case g.Next != nil:
+		text += ", asked again at " + g.Next.Local().Format(time.TimeOnly)
 	}
-	return text + ", asked again at " + g.Next.Local().Format(time.TimeOnly)
+	return text
 }

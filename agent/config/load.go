@@ -75,6 +75,7 @@ func parse(path string, data []byte) (*Config, error) {
 			if e.Message == "" {
 				p.Message = strings.TrimPrefix(e.Error(), "toml: ")
 			}
+			p.Message = strings.TrimSuffix(p.Message, ".") + remedy(p.Message, lineOf(string(data), p.Line))
 		}
 		return nil, &Error{Path: path, Problems: []Problem{p}}
 	}
@@ -165,7 +166,7 @@ func (r *reader) take() {
 			// Below a section that was complained of already.
 		case ok:
 			r.set[key] = true
-			if err := assign(target, value); err != nil {
+			if err := assign(key, target, value); err != nil {
 				r.bad[key] = true
 				r.problemAt(k, "%v", err)
 			}
@@ -210,7 +211,7 @@ func at(values map[string]any, key toml.Key) any {
 }
 
 // assign takes a value of the file into where it belongs.
-func assign(target, value any) error {
+func assign(key string, target, value any) error {
 	switch t := target.(type) {
 	case *string:
 		s, ok := value.(string)
@@ -243,7 +244,7 @@ func assign(target, value any) error {
 		return assignList(t, value)
 	case **int:
 		n := new(int)
-		if err := assign(n, value); err != nil {
+		if err := assign(key, n, value); err != nil {
 			return err
 		}
 		*t = n
@@ -251,6 +252,8 @@ func assign(target, value any) error {
 		return assignTable(t, value)
 	case *Rlimits:
 		return t.assign(value)
+	case *Octal:
+		return t.assign(key, value)
 	case encoding.TextUnmarshaler:
 		s, ok := value.(string)
 		if !ok {
@@ -259,8 +262,6 @@ func assign(target, value any) error {
 				return mismatch(value, `a duration with its unit, in quotes: write "5s"`)
 			case *Size:
 				return mismatch(value, `a size with its unit, in quotes: write "64MiB"`)
-			case *Octal:
-				return mismatch(value, `octal digits in quotes: write "0640"`)
 			}
 			return mismatch(value, "a string in quotes")
 		}
@@ -363,26 +364,53 @@ const maxKey = 54
 // nearest returns the known key, or for a table the section, that takes the fewest
 // changes to reach.
 func nearest(key string, names []string, value any, tables map[string]bool) string {
-	_, isTable := value.(map[string]any)
-	if isTable {
-		names = slices.Sorted(maps.Keys(tables))
-	}
 	key = strings.ToLower(key[:min(len(key), maxKey)])
+	switch value.(type) {
+	case map[string]any, []map[string]any:
+		return nearestSection(key, tables)
+	}
+	_, own := lastPart(key)
 	best, least := "", math.MaxInt
 	for _, name := range names {
 		d := distance(key, name)
 		// A key in the wrong section is nearest to its namesake.
-		if own := name[strings.LastIndexByte(name, '.')+1:]; own == key[strings.LastIndexByte(key, '.')+1:] {
+		if _, part := lastPart(name); part == own {
 			d = min(d, 2)
 		}
 		if d < least {
 			best, least = name, d
 		}
 	}
-	if isTable {
-		return "[" + best + "]"
-	}
 	return best
+}
+
+// nearestSection goes by the last part of a section's name: who leaves out what it is in
+// means that one.
+func nearestSection(key string, tables map[string]bool) string {
+	above, own := lastPart(key)
+	best, least := "", math.MaxInt
+	for _, name := range append(slices.Sorted(maps.Keys(tables)), "target.env", "target.rlimits", socketKey) {
+		nameAbove, nameOwn := lastPart(name)
+		d := 2 * distance(own, nameOwn)
+		if above != nameAbove {
+			d++
+		}
+		if d < least {
+			best, least = name, d
+		}
+	}
+	if best == socketKey {
+		return "[[" + best + "]]"
+	}
+	return "[" + best + "]"
+}
+
+// lastPart takes the last part of a key off.
+func lastPart(key string) (above, own string) {
+	if i := strings.LastIndexByte(key, '.'); i >= 0 {
+		return key[:i], key[i+1:]
+	}
+	return "", key
 }
 
 // distance is the number of characters to insert, delete or replace (Levenshtein).

@@ -18,7 +18,8 @@ const (
 	mostRestarts = 10_000                           // the time of each within the window is remembered
 	leastNice    = -20                              // setpriority(2)
 	mostNice     = 19
-	permissions  = 0o777 // of a file; all that a umask can take away
+	permissions  = 0o777 // of a file; all that can be asked for
+	ownerBits    = 0o700 // of them those without which the process could not use what it makes
 )
 
 // Octal are the bits of a file's mode, written "0640"; the zero value is none.
@@ -42,11 +43,28 @@ func (o *Octal) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseUint(string(text), 8, 16)
 	if err != nil || n > permissions {
-		return fmt.Errorf(`%q is not octal digits up to "0777"; write them like "0640"`, text)
+		return fmt.Errorf(`%q is not octal digits up to "0777"`, text)
 	}
 	*o = Octal{Set: true, Bits: int(n)}
 	return nil
 }
+
+func (o *Octal) assign(key string, value any) error {
+	like := `"0660"`
+	if key == umaskKey {
+		like = `"0027"`
+	}
+	s, ok := value.(string)
+	if !ok {
+		return mismatch(value, "octal digits in quotes: write "+like)
+	}
+	if err := o.UnmarshalText([]byte(s)); err != nil {
+		return fmt.Errorf("%w; write them like %s", err, like)
+	}
+	return nil
+}
+
+const umaskKey = "target.umask"
 
 // Unlimited is no limit, as setrlimit(2) has it on Linux.
 const Unlimited = math.MaxUint64
@@ -233,6 +251,9 @@ func (r *reader) treatment() {
 	t := r.cfg.Target
 	if t.Watchdog > 0 && t.Watchdog < minWatchdog {
 		r.problem("target.watchdog", `is %s; it must be at least %s, or "0s" for none`, t.Watchdog, minWatchdog)
+	}
+	if u := t.Umask; u.Set && u.Bits&ownerBits != 0 {
+		r.problem(umaskKey, `is %q, which takes the right to read, write or search what it makes from the process itself; write one like "0027", which takes it from others`, u)
 	}
 	if n := t.Nice; n != nil && (*n < leastNice || *n > mostNice) {
 		r.problem("target.nice", "is %d; it must be from %d, the most urgent, to %d", *n, leastNice, mostNice)

@@ -25,6 +25,9 @@ func TestServiceRefused(t *testing.T) {
 		{base + "[target.gate]\nhttp = \"h:80\"\n", `target.gate.http: "h:80" is not an address`},
 		{base + "[target.gate]\nexec = [\"x\"]\nretry = \"0s\"\n", "target.gate.retry: must be more than nothing"},
 		{base + "[target.gate]\nexec = [\"x\"]\nmax_wait = \"0s\"\n", "target.gate.max_wait: must be more than nothing"},
+		{base + "[target.gate]\nexec = [\"x\"]\nretry = \"1h\"\n", "agent.toml:6: target.gate.retry: is 1h, longer than target.gate.max_wait, which is 30m"},
+		{base + "[target.gate]\nexec = [\"x\"]\nmax_wait = \"1s\"\n", "agent.toml:6: target.gate.max_wait: is 1s, shorter than target.gate.retry, which is 5s"},
+		{base + "[target.gate]\nhttp = \"http://127.0.0.1:99999/\"\n", `target.gate.http: "http://127.0.0.1:99999/" has a port that is none`},
 		{base + "[target.ready]\nnotify = true\ntcp = \"h:1\"\n", "only one of delay, notify, http, tcp, exec can be set"},
 		{base + "[target.ready]\nnotify = true\ndelay = \"1s\"\n", "only one of delay, notify, http, tcp, exec can be set"},
 		{base + "[target.reload]\nsignal = \"\"\nconfirm = \"notify\"\n", `target.reload.confirm: is "notify", and the process is not told anything that it could confirm`},
@@ -33,8 +36,11 @@ func TestServiceRefused(t *testing.T) {
 		{without("target.env", `{ NOTIFY_SOCKET = "/x" }`), "agent.toml:4: target.env: NOTIFY_SOCKET is for the agent to set"},
 		{without("target.env", `{ LISTEN_FDS = "1" }`), "target.env: LISTEN_FDS is for the agent to set"},
 		// What is set between fork and exec.
-		{without("target.umask", `27`), `target.umask: is a bare number; it must be octal digits in quotes: write "0640"`},
-		{without("target.umask", `"0028"`), `target.umask: "0028" is not octal digits up to "0777"`},
+		{without("target.umask", `27`), `target.umask: is a bare number; it must be octal digits in quotes: write "0027"`},
+		{without("target.umask", `"0028"`), `target.umask: "0028" is not octal digits up to "0777"; write them like "0027"`},
+		{without("target.umask", `"0700"`), `agent.toml:4: target.umask: is "0700", which takes the right to read, write or search what it makes from the process itself`},
+		{without("target.umask", `"0122"`), `target.umask: is "0122", which takes`},
+		{held + "listen = \"unix:/a\"\nmode = 660\n", `agent.toml:6: target.socket: mode is a bare number; it must be octal digits in quotes: write "0660"`},
 		{without("target.umask", `"1777"`), `target.umask: "1777" is not octal digits`},
 		{without("target.umask", `"-22"`), `target.umask: "-22" is not octal digits`},
 		{without("target.nice", `"5"`), "target.nice: is a string; it must be a whole number"},
@@ -101,8 +107,8 @@ func TestServiceRefused(t *testing.T) {
 		{held + "listen = \"unix:/run/\"\n", `listen is "unix:/run/", a folder`},
 		{held + "listen = \"unix:/a\\u0000b\"\n", "listen has a zero byte in it"},
 		{held + "listen = \"unix:/" + strings.Repeat("a", 107) + "\"\n", "listen is a path of 108 bytes; that of a unix socket can have 107"},
-		{held + "listen = \"tcp:[::1]:80\"\n[[target.socket]]\nlisten = \"tcp:[0::1]:80\"\n", `agent.toml:6: target.socket: listen is "tcp:[0::1]:80", and another socket listens there already`},
-		{held + "listen = \"unix:/run/a\"\n[[target.socket]]\nlisten = \"unix:/run//a\"\n", "agent.toml:6: target.socket: listen is"},
+		{held + "listen = \"tcp:[::1]:80\"\n[[target.socket]]\nlisten = \"tcp:[0::1]:80\"\n", `agent.toml:7: target.socket: listen is "tcp:[0::1]:80", and another socket listens there already`},
+		{held + "listen = \"unix:/run/a\"\n[[target.socket]]\nlisten = \"unix:/run//a\"\n", "agent.toml:7: target.socket: listen is"},
 		{held + "listen = \"unix:/a\"\nname = \"a:b\"\n", `name is "a:b"; it must be at most 255 characters of ASCII, and none of them a colon`},
 		{held + "listen = \"unix:/a\"\nname = \"a\\nb\"\n", `name is "a\nb"; it must be`},
 		{held + "listen = \"unix:/a\"\nname = \"é\"\n", "it must be at most 255 characters of ASCII"},
@@ -114,7 +120,7 @@ func TestServiceRefused(t *testing.T) {
 		{held + "listen = \"tcp:127.0.0.1:80\"\nmode = \"0600\"\n", "mode, user and group are those of a unix socket's file"},
 		{held + "listen = \"tcp:127.0.0.1:80\"\nuser = \"u\"\n", "mode, user and group are those"},
 		{held + "listen = \"tcp:127.0.0.1:80\"\ngroup = \"g\"\n", "mode, user and group are those"},
-		{held + "listen = \"unix:/srv/patch/a\"\n[patch]\ndir = \"/srv/patch\"\n", `agent.toml:4: target.socket: listen is "unix:/srv/patch/a", which is in patch.dir`},
+		{held + "listen = \"unix:/srv/patch/a\"\n[patch]\ndir = \"/srv/patch\"\n", `agent.toml:5: target.socket: listen is "unix:/srv/patch/a", which is in patch.dir`},
 		{held + "listen = \"unix:/srv//own/agent.sock\"\n[state]\ndir = \"/srv/own\"\n", "which is in state.dir"},
 		{base + strings.Repeat("[[target.socket]]\nlisten = \"unix:/a\"\n", maxSockets+1), "target.socket: has 65 sockets; there can be 64"},
 	} {
@@ -128,16 +134,18 @@ func TestServiceRefused(t *testing.T) {
 // What is wrong is told once, and with the line where it stands.
 func TestServiceIsToldOnce(t *testing.T) {
 	for text, want := range map[string]int{
-		external + "output = 3\n":                               1, // no such key there
-		external + "[target]\noutput = 3\n":                     1,
-		external + "[target]\ncommand = 3\n":                    1,
-		"region = \"r\"\n[target]\nexternal = 3\n":              1,
-		base + "gate = 3\n":                                     1,
-		base + "[target.gate]\nexec = 3\n":                      1,
-		base + "[target.reload]\nsignal = 3\nconfirm = \"x\"\n": 2,
-		held + "listen = 3\n":                                   1,
-		held + "listen = \"tcp:h:1\"\nmod = \"0600\"\n":         1,
-		held + "listen = \"unix:/a\"\nmode = 600\n":             1,
+		external + "output = 3\n":                                   1, // no such key there
+		external + "[target]\noutput = 3\n":                         1,
+		external + "[target]\ncommand = 3\n":                        1,
+		"region = \"r\"\n[target]\nexternal = 3\n":                  1,
+		base + "gate = 3\n":                                         1,
+		base + "[target.gate]\nexec = 3\n":                          1,
+		base + "[target.reload]\nsignal = 3\nconfirm = \"x\"\n":     2,
+		held + "listen = 3\n":                                       1,
+		held + "listen = \"x\"\nmode = 3\nuser = \"a:b\"\nno = 1\n": 4,
+		held + "lsten = \"tcp:h:1\"\n":                              1,
+		held + "listen = \"tcp:h:1\"\nmod = \"0600\"\n":             1,
+		held + "listen = \"unix:/a\"\nmode = 600\n":                 1,
 	} {
 		_, err := loadText(t, text)
 		if got := problems(t, err); len(got) != want {
@@ -152,7 +160,7 @@ func TestServiceIsToldOnce(t *testing.T) {
 func TestSocketKeys(t *testing.T) {
 	for _, f := range new(Socket).fields() {
 		_, err := loadText(t, held+f.key+" = { a = 1 }\n")
-		if err == nil || !strings.Contains(err.Error(), "agent.toml:4: target.socket: "+f.key+" is a section; it must be ") {
+		if err == nil || !strings.Contains(err.Error(), "agent.toml:5: target.socket: "+f.key+" is a section; it must be ") {
 			t.Errorf("%s: %v", f.key, err)
 		}
 		for _, wrong := range []string{f.key + "s", strings.ToUpper(f.key)} {

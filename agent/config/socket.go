@@ -88,54 +88,68 @@ func (r *reader) sockets() {
 		}
 		for _, key := range slices.Sorted(maps.Keys(table)) {
 			if known[key] == nil {
-				r.unsound(i, "there is no key %s in it; did you mean %s?", key, nearest(key, names, nil, nil))
-			} else if err := assign(known[key], table[key]); err != nil {
-				r.unsound(i, "%s %v", key, err)
+				meant := nearest(key, names, nil, nil)
+				r.bad[socketOf(i, meant)] = true // that it is missing is no other mistake
+				r.unsound(i, key, "there is no key %s in it; did you mean %s?", key, meant)
+			} else if err := assign(key, known[key], table[key]); err != nil {
+				r.unsound(i, key, "%s %v", key, err)
 			}
 		}
 		r.cfg.Target.Sockets = append(r.cfg.Target.Sockets, s)
 	}
 }
 
-// unsound tells what is wrong with one socket.
-func (r *reader) unsound(i int, format string, args ...any) {
-	r.bad[socketOf(i)] = true
+// unsound tells what is wrong with a key of one socket.
+func (r *reader) unsound(i int, key, format string, args ...any) {
+	r.bad[socketOf(i, key)] = true
 	if !r.full() {
-		r.add(Problem{Line: r.socketLines[i], Key: socketKey, Message: fmt.Sprintf(format, args...)})
+		r.add(Problem{Line: keyLine(r.data, r.socketLines[i], key), Key: socketKey, Message: fmt.Sprintf(format, args...)})
 	}
 }
 
-// socketOf is where it is noted that one of the sockets is wrong; no key is called so.
-func socketOf(i int) string { return socketKey + "." + strconv.Itoa(i) }
+// socketOf is where it is noted that a key of one of the sockets is wrong; no key is
+// called so.
+func socketOf(i int, key string) string { return socketKey + "." + strconv.Itoa(i) + "." + key }
 
 // listeners refuses sockets that nobody could listen on, or that are one and the same,
 // and fills in what is left out of the others.
 func (r *reader) listeners() {
 	seen := map[string]bool{}
 	for i := range r.cfg.Target.Sockets {
-		if r.bad[socketOf(i)] {
-			continue // complained of already
-		}
 		s := &r.cfg.Target.Sockets[i]
-		address, err := canonical(s.Listen)
-		switch {
-		case err != nil:
-			r.unsound(i, "listen %v", err)
-		case seen[address]:
-			r.unsound(i, "listen is %q, and another socket listens there already", s.Listen)
+		if !r.bad[socketOf(i, "listen")] {
+			address, err := canonical(s.Listen)
+			switch {
+			case err != nil:
+				r.unsound(i, "listen", "listen %v", err)
+			case seen[address]:
+				r.unsound(i, "listen", "listen is %q, and another socket listens there already", s.Listen)
+			}
+			seen[address] = true
 		}
-		seen[address] = true
 		if len(s.Name) > maxSocketName || strings.ContainsFunc(s.Name, func(c rune) bool { return c < ' ' || c >= 0x7f || c == ':' }) {
-			r.unsound(i, "name is %.300q; it must be at most %d characters of ASCII, and none of them a colon", s.Name, maxSocketName)
+			r.unsound(i, "name", "name is %.300q; it must be at most %d characters of ASCII, and none of them a colon", s.Name, maxSocketName)
 		}
 		if s.Name == "" {
 			s.Name = nameless
 		}
-		if strings.HasPrefix(s.Listen, unixPrefix) {
+		if !strings.HasPrefix(s.Listen, tcpPrefix) {
 			r.unixSocket(i, s)
 		} else if s.Mode.Set || s.User != "" || s.Group != "" {
-			r.unsound(i, "mode, user and group are those of a unix socket's file; a TCP socket has none")
+			r.unsound(i, ofFile(s), "mode, user and group are those of a unix socket's file; a TCP socket has none")
 		}
+	}
+}
+
+// ofFile is the first key of a socket that only one with a file can have.
+func ofFile(s *Socket) string {
+	switch {
+	case s.Mode.Set:
+		return "mode"
+	case s.User != "":
+		return "user"
+	default:
+		return "group"
 	}
 }
 
@@ -145,13 +159,13 @@ func (r *reader) unixSocket(i int, s *Socket) {
 		s.Mode = Octal{Set: true, Bits: defaultSocketMode}
 	}
 	if s.Mode.Bits&anyWrite == 0 {
-		r.unsound(i, "mode is %q; to connect to a unix socket takes the right to write, which that gives nobody", s.Mode)
+		r.unsound(i, "mode", "mode is %q; to connect to a unix socket takes the right to write, which that gives nobody", s.Mode)
 	}
 	if !nameOfUser(s.User) {
-		r.unsound(i, "user %q is not the name of a user", s.User)
+		r.unsound(i, "user", "user %q is not the name of a user", s.User)
 	}
 	if !nameOfUser(s.Group) {
-		r.unsound(i, "group %q is not the name of a group", s.Group)
+		r.unsound(i, "group", "group %q is not the name of a group", s.Group)
 	}
 }
 
@@ -160,8 +174,8 @@ func (r *reader) unixSocket(i int, s *Socket) {
 func (r *reader) intruders() {
 	for i, s := range r.cfg.Target.Sockets {
 		for key, dir := range map[string]string{"state.dir": r.cfg.State.Dir, "patch.dir": r.cfg.Patch.Dir} {
-			if file := s.File(); file != "" && below(file, dir) && !r.bad[socketOf(i)] {
-				r.unsound(i, "listen is %q, which is in %s; choose a folder that is the service's", s.Listen, key)
+			if file := s.File(); file != "" && below(file, dir) && !r.bad[socketOf(i, "listen")] {
+				r.unsound(i, "listen", "listen is %q, which is in %s; choose a folder that is the service's", s.Listen, key)
 			}
 		}
 	}
@@ -233,4 +247,23 @@ func socketLines(data string, n int) []int {
 		return make([]int, n)
 	}
 	return lines
+}
+
+// keyLine is the line of a key in the table that begins on a line; that line itself where
+// the table does not have it, or has it in another way.
+func keyLine(data string, begin int, key string) int {
+	number := 0
+	for line := range strings.Lines(data) {
+		if number++; begin == 0 || number <= begin {
+			continue
+		}
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "[") {
+			break
+		}
+		if name, _, ok := strings.Cut(line, "="); ok && strings.Trim(strings.TrimSpace(name), `"'`) == key {
+			return number
+		}
+	}
+	return begin
 }

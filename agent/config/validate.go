@@ -102,6 +102,13 @@ func (r *reader) bounds() {
 		r.problem("state.keep", "must not be negative")
 	}
 	r.restarts()
+	if g := c.Target.Gate; g.Retry > g.MaxWait {
+		key, other, value, most := "target.gate.retry", "longer than target.gate.max_wait", g.Retry, g.MaxWait
+		if !r.set[key] {
+			key, other, value, most = "target.gate.max_wait", "shorter than target.gate.retry", g.MaxWait, g.Retry
+		}
+		r.problem(key, "is %s, %s, which is %s", value, other, most)
+	}
 	if c.Target.Ready.Delay > c.Target.Ready.Timeout {
 		r.problem("target.ready.delay", "is %s, longer than target.ready.timeout, which is %s", c.Target.Ready.Delay, c.Target.Ready.Timeout)
 	}
@@ -231,11 +238,16 @@ func (r *reader) signals() {
 // hostPort says whether address is a host and a port by number.
 func hostPort(address string) bool {
 	host, port, err := net.SplitHostPort(address)
-	n, notNumber := strconv.ParseUint(port, 10, 16)
-	return err == nil && host != "" && notNumber == nil && n > 0
+	return err == nil && host != "" && portNumber(port)
 }
 
-// checkEndpoint accepts http://host/path, https://host/path and unix:/socket:/path.
+func portNumber(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+// checkEndpoint accepts http://host/path, https://host/path and unix:/socket:/path, each
+// also without the path, which is "/" then.
 func checkEndpoint(endpoint string) error {
 	if endpoint == "" {
 		return nil
@@ -246,6 +258,9 @@ func checkEndpoint(endpoint string) error {
 			return nil
 		}
 	} else if u, err := url.Parse(endpoint); err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" {
+		if port := u.Port(); port != "" && !portNumber(port) {
+			return fmt.Errorf("%q has a port that is none; it is a number from 1 to 65535", endpoint)
+		}
 		return nil
 	}
 	return fmt.Errorf(`%q is not an address; write "http://127.0.0.1:8080/path" or "unix:/run/app.sock:/path"`, endpoint)

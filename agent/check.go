@@ -17,11 +17,14 @@ func check(ctx context.Context, file string, io Program) error {
 		return err
 	}
 	sound := true
-	findings := cfg.CheckMachine(ctx)
-	if f, asked := askStatus(ctx, cfg, findings); asked {
-		findings = append(findings, f)
+	found := cfg.CheckMachine(ctx)
+	if !agentRuns(ctx, cfg.State.Dir) {
+		found = append(found, cfg.Taken(ctx)...)
 	}
-	for _, f := range findings {
+	if f, asked := askStatus(ctx, cfg, found); asked {
+		found = append(found, f)
+	}
+	for _, f := range found {
 		mark := "ok  "
 		switch {
 		case !f.OK:

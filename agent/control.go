@@ -142,6 +142,21 @@ func askAgent(ctx context.Context, stateDir string, ask rollback) (a answer, err
 	}
 }
 
+// agentRuns says whether an agent with this state folder is seen to run.
+func agentRuns(ctx context.Context, stateDir string) bool {
+	dir, socket, err := socketPath(stateDir)
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
 // lastWordTime is how long the agent has for an answer when nobody waits for it any more.
 const lastWordTime = 2 * time.Second
 

@@ -122,6 +122,11 @@ func needDir(key, path string) error {
 	return nil
 }
 
+// cannotWrite is about a folder that is there.
+func cannotWrite(dir string, err error) error {
+	return hint("another folder, that "+myName()+" can write to, or run this as root", "cannot write to %s: %v", dir, err)
+}
+
 // canMake says whether the folder is there, or could be made.
 func canMake(path string) error {
 	for up := path; ; up = filepath.Dir(up) {
@@ -135,7 +140,7 @@ func canMake(path string) error {
 			return fmt.Errorf("%s is not a folder", up)
 		}
 		if err := writable(up); err != nil {
-			return fmt.Errorf("cannot write to %s: %w", up, err)
+			return cannotWrite(up, err)
 		}
 		return nil
 	}
@@ -178,6 +183,8 @@ func (c *Config) distinct() error {
 	return nil
 }
 
+const anyExecute = 0o111
+
 // findCommand says whether the program is there and can be executed, as the
 // process will look for it; a relative name with a slash starts at WorkDir.
 func (t Target) findCommand(argv []string) error {
@@ -186,6 +193,12 @@ func (t Target) findCommand(argv []string) error {
 		name = filepath.Join(t.WorkDir(), name)
 	}
 	_, err := exec.LookPath(name)
+	if info, statErr := os.Stat(name); errors.Is(err, fs.ErrPermission) && statErr == nil && info.Mode().IsRegular() {
+		if info.Mode().Perm()&anyExecute == 0 {
+			return hint("chmod +x "+name, "cannot run %s: it is there, and not executable", argv[0])
+		}
+		return hint("chmod +x "+name+", or a mount without noexec", "cannot run %s: it is there, and %s may not execute it", argv[0], myName())
+	}
 	if e, ok := errors.AsType[*exec.Error](err); ok {
 		return fmt.Errorf("cannot run %s: %w; build or install it, or change the key", argv[0], e.Err)
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // checkTreatment looks whether the process can be given what is set for it.
@@ -27,7 +28,7 @@ func (t Target) checkTreatment(check func(subject, good string, err error)) {
 }
 
 // checkSockets looks whether the agent could listen. It binds no address of the
-// configuration: an agent that runs already does.
+// configuration: an agent that runs already does; Taken is for the others.
 func (t Target) checkSockets(ctx context.Context, check func(subject, good string, err error)) {
 	for _, s := range t.Sockets {
 		err := s.canListen(ctx)
@@ -58,6 +59,29 @@ func (s Socket) canListen(ctx context.Context) error {
 	return errors.Join(l.Close(), canBind(number))
 }
 
+// Taken are the TCP sockets of the configuration at whose address somebody listens now. It
+// is for when no agent of this configuration runs: for a moment it listens itself.
+func (c *Config) Taken(ctx context.Context) []Finding {
+	var all []Finding
+	for _, s := range c.Target.Sockets {
+		address, ok := strings.CutPrefix(s.Listen, tcpPrefix)
+		if !ok {
+			continue
+		}
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		switch {
+		case err == nil:
+			_ = l.Close()
+		case errors.Is(err, syscall.EADDRINUSE):
+			_, port, _ := net.SplitHostPort(address)
+			all = append(all, Finding{OK: true, Doubt: true, Subject: socketKey,
+				Message: s.Listen + ": somebody listens there, and no agent with this state.dir is seen to run; the next one can start only if that is the process of a killed agent, or the agent's own service manager",
+				Hint:    "ss -ltnp 'sport = :" + port + "' (as root it says who that is), then end that, or listen elsewhere"})
+		}
+	}
+	return all
+}
+
 // canMakeSocket says whether there can be a socket of that name in a folder that is
 // there. An old one is no obstacle.
 func canMakeSocket(file string) error {
@@ -73,7 +97,7 @@ func canMakeSocket(file string) error {
 		return err
 	}
 	if err := writable(dir); err != nil {
-		return fmt.Errorf("cannot write to %s: %w", dir, err)
+		return cannotWrite(dir, err)
 	}
 	return nil
 }
@@ -83,7 +107,7 @@ func (s Socket) canOwn() error {
 	if s.User != "" {
 		owner, err := user.Lookup(s.User)
 		if err != nil {
-			return fmt.Errorf("user: %w", err)
+			return err
 		}
 		if os.Geteuid() > 0 && owner.Uid != strconv.Itoa(os.Geteuid()) {
 			return hint("sudo, or a system service", "only root can give a socket to %s", s.User)
@@ -92,7 +116,7 @@ func (s Socket) canOwn() error {
 	if s.Group != "" {
 		group, err := user.LookupGroup(s.Group)
 		if err != nil {
-			return fmt.Errorf("group: %w", err)
+			return err
 		}
 		mine, err := os.Getgroups()
 		if err != nil {

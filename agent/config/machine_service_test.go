@@ -56,8 +56,8 @@ func TestSocketsCanListen(t *testing.T) {
 		{`listen = "unix:DIR/file"`, "is there already, and is no socket"},
 		{`listen = "unix:DIR/none/new"`, "the folder of target.socket DIR/none is not there"},
 		{`listen = "unix:DIR/file/new"`, "is not a folder"},
-		{"listen = \"unix:DIR/new\"\nuser = \"no-such-user\"", "user: unknown user no-such-user"},
-		{"listen = \"unix:DIR/new\"\ngroup = \"no-such-group\"", "group: unknown group no-such-group"},
+		{"listen = \"unix:DIR/new\"\nuser = \"no-such-user\"", "=user: unknown user no-such-user"},
+		{"listen = \"unix:DIR/new\"\ngroup = \"no-such-group\"", "=group: unknown group no-such-group"},
 		{`listen = "tcp:` + taken.Addr().String() + `"`, ""},
 		{`listen = "tcp:192.0.2.1:8080"`, "cannot listen on 192.0.2.1, which may be no address of this machine"},
 	} {
@@ -69,7 +69,8 @@ func TestSocketsCanListen(t *testing.T) {
 		for _, f := range cfg.CheckMachine(t.Context()) {
 			if f.Subject == socketKey {
 				looked++
-				if f.OK != (c.says == "") || !strings.Contains(f.Message, strings.ReplaceAll(c.says, "DIR", dir)) {
+				whole, isWhole := strings.CutPrefix(c.says, "=")
+				if f.OK != (c.says == "") || !strings.Contains(f.Message, strings.ReplaceAll(whole, "DIR", dir)) || isWhole && f.Message != whole {
 					t.Errorf("%s: %+v, want %q", c.socket, f, c.says)
 				}
 			}
@@ -80,5 +81,52 @@ func TestSocketsCanListen(t *testing.T) {
 	}
 	if _, err := os.Lstat(filepath.Join(dir, "new")); err == nil {
 		t.Error("the check has made a socket")
+	}
+}
+
+// A port that somebody else has is told of, and one that is free is left so.
+func TestPortsTaken(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	cfg, err := loadText(t, held+`listen = "tcp:`+taken.Addr().String()+"\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := cfg.Taken(t.Context()); len(found) != 1 || !found[0].Doubt || !strings.Contains(found[0].Message, "somebody listens there") || found[0].Hint == "" {
+		t.Errorf("taken: %+v", found)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if found := cfg.Taken(t.Context()); len(found) != 0 {
+		t.Errorf("free: %+v", found)
+	}
+}
+
+// A program that is there needs another remedy than one that is not.
+func TestNotExecutable(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "noexec.sh")
+	write(t, script, "#!/bin/sh\n")
+	if err := (Target{}).findCommand([]string{script}); err == nil || !strings.Contains(err.Error(), "mend it with: chmod +x "+script) {
+		t.Error(err)
+	}
+}
+
+// A folder that cannot be written to has a remedy, too.
+func TestCannotWrite(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	if writable(dir) == nil {
+		t.Skip("this user can write to every folder")
+	}
+	for _, err := range []error{canMake(filepath.Join(dir, "new")), canMakeSocket(filepath.Join(dir, "new"))} {
+		if err == nil || !strings.Contains(err.Error(), "cannot write to "+dir+": permission denied; mend it with: another folder") {
+			t.Error(err)
+		}
 	}
 }

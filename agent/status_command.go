@@ -69,6 +69,9 @@ func (s status) print(out io.Writer, now time.Time) error {
 	if p.LastExit != "" {
 		line("", "its last end: %s", p.LastExit)
 	}
+	if p.LastError != "" {
+		line("", "its last start failed: %s", p.LastError)
+	}
 	if s.Failed {
 		line("failed", "a patch could not be undone; nothing is applied until that is mended and the agent started again")
 	}

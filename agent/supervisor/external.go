@@ -414,6 +414,9 @@ func (x *External) enter(state State) {
 		return
 	}
 	next.State, next.Since, next.Restarts = state, time.Now(), x.starts
+	if state == Running {
+		next.LastError = ""
+	}
 	x.status.Store(&next)
 	select {
 	case x.changed <- struct{}{}:

@@ -7,8 +7,18 @@ import (
 	"time"
 )
 
-// start is one attempt, from nothing to ready.
+// start is one attempt, from nothing to ready. Its failure is in the status.
 func (x *External) start(ctx context.Context, env []string) error {
+	err := x.bringUp(ctx, env)
+	if err != nil && ctx.Err() == nil {
+		next := *x.status.Load()
+		next.LastError = err.Error()
+		x.status.Store(&next)
+	}
+	return err
+}
+
+func (x *External) bringUp(ctx context.Context, env []string) error {
 	if err := x.active(ctx, env); !errors.Is(err, errInactive) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)

@@ -7,8 +7,18 @@ import (
 	"time"
 )
 
-// start is one attempt, from nothing to ready.
+// start is one attempt, from nothing to ready. Its failure is in the status.
 func (s *Supervisor) start(ctx context.Context, env []string) error {
+	err := s.bringUp(ctx, env)
+	if err != nil && ctx.Err() == nil {
+		next := *s.status.Load()
+		next.LastError = err.Error()
+		s.status.Store(&next)
+	}
+	return err
+}
+
+func (s *Supervisor) bringUp(ctx context.Context, env []string) error {
 	s.enter(Starting)
 	s.written.begin(s.opts)
 	with, err := s.surroundings()

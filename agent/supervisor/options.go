@@ -100,7 +100,11 @@ type Status struct {
 	Since    time.Time `json:"since"`
 	Restarts int       `json:"restarts"`
 	LastExit string    `json:"last_exit"`
-	Text     string    `json:"status"` // what the process last said of itself (STATUS=)
+
+	// LastError is why the last start failed; empty once it is up.
+	LastError string `json:"last_error"`
+
+	Text string `json:"status"` // what the process last said of itself (STATUS=)
 
 	// External is a service of another manager: PID is 0, Since is when State was first
 	// seen (zero: nothing was yet), and Restarts are the attempts to start it again.

@@ -263,6 +263,9 @@ func (s *Supervisor) enter(state State) {
 	if s.child != nil {
 		next.PID = s.child.pid
 	}
+	if state == Running {
+		next.LastError = ""
+	}
 	s.status.Store(&next)
 	select {
 	case s.changed <- struct{}{}:

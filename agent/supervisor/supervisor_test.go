@@ -80,7 +80,7 @@ func TestStartFails(t *testing.T) {
 			if err := s.Start(t.Context(), nil); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, want %v that says %q", err, c.want, c.says)
 			}
-			if status := s.Status(); status.State != Stopped || status.PID != 0 {
+			if status := s.Status(); status.State != Stopped || status.PID != 0 || !strings.Contains(status.LastError, c.says) {
 				t.Errorf("%+v", status)
 			}
 			if r, err := readRecord(st.opts.StateFile); err != nil || r.PID != 0 {

@@ -67,6 +67,9 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot find out whether an earlier agent left a process running: %w", err)
 	}
+	if c == nil && r.PID != 0 && !r.Stopping {
+		s.log.Warn("the process that an earlier agent has left has ended", "pid", r.PID)
+	}
 	if killed > 0 {
 		s.log.Warn("killed what the ended process of an earlier agent had left", "pid", r.PID, "processes", killed)
 	}

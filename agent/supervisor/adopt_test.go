@@ -3,8 +3,10 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -189,6 +191,28 @@ func TestAdoptedEnds(t *testing.T) {
 			s.Resume()
 			eventually(t, "up again", s.Up)
 		})
+	}
+}
+
+// One that has ended while there was no agent is told of before another is started.
+func TestLeftHasEnded(t *testing.T) {
+	st := newStage(t, "plain")
+	left := killed(t, st)
+	if err := signalTo(left, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, left)
+	var log bytes.Buffer
+	st.log = &log
+	s := st.adopt()
+	if status := s.Status(); status.PID != 0 || status.State != Stopped {
+		t.Errorf("%+v", status)
+	}
+	if err := st.end(); err != nil {
+		t.Error(err)
+	}
+	if want := fmt.Sprintf("[WARN]  the process that an earlier agent has left has ended: pid=%d\n", left); strings.Count(log.String(), want) != 1 {
+		t.Errorf("not told once that %d has ended: %q", left, log.String())
 	}
 }
 

@@ -5,6 +5,7 @@ package supervisor
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -133,6 +134,7 @@ type stage struct {
 	opts Options
 	s    *Supervisor
 	end  func() error
+	log  io.Writer // gets the log, too; nil: nobody
 }
 
 func newStage(t *testing.T, role string) *stage {
@@ -156,7 +158,11 @@ func newStage(t *testing.T, role string) *stage {
 
 func (st *stage) run() *Supervisor {
 	st.t.Helper()
-	st.s = New(st.opts, hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: st.t.Output()}))
+	out := st.t.Output()
+	if st.log != nil {
+		out = io.MultiWriter(out, st.log)
+	}
+	st.s = New(st.opts, hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: out}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- st.s.Run(ctx) }()

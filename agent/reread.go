@@ -53,7 +53,23 @@ func (r *reader) reread(ctx context.Context, hangup bool) {
 	if len(restart) > 0 {
 		a.log.Warn("agent.toml has changed in keys that need a restart of the agent", "keys", strings.Join(restart, " "))
 	}
+	r.doubt(ctx, next)
 	r.take(ctx, next)
+}
+
+// doubt tells what cannot work on this machine of a configuration that counts all the
+// same: it may be about what is yet to come.
+func (r *reader) doubt(ctx context.Context, next *config.Config) {
+	for _, f := range next.CheckMachine(ctx) {
+		if f.OK {
+			continue
+		}
+		pairs := []any{"key", f.Subject, "error", f.Message}
+		if f.Hint != "" {
+			pairs = append(pairs, "hint", f.Hint)
+		}
+		r.a.log.Warn("agent.toml counts as it is now, but cannot work on this machine", pairs...)
+	}
 }
 
 func (r *reader) take(ctx context.Context, next *config.Config) {

@@ -48,6 +48,11 @@ type Options struct {
 	noCgroup bool // as where none can be had; for tests
 }
 
+// startsBy is what decides whether and how a start works.
+func (o Options) startsBy() Options {
+	return Options{Command: o.Command, Dir: o.Dir, Env: o.Env, User: o.User, Output: o.Output, Sockets: o.Sockets, Limits: o.Limits, Ready: o.Ready}
+}
+
 // A Socket is held by the agent for the process, which finds it open when it starts.
 type Socket struct {
 	Listen      string      // "tcp:host:port", "unix:/path"

@@ -29,6 +29,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +55,7 @@ type Supervisor struct {
 	changed  chan struct{}
 	status   atomic.Pointer[Status]
 	next     atomic.Pointer[Options] // to be taken over between two requests
+	fresh    chan struct{}           // wakes Run for next
 	written  written
 	heard    heard
 	store    store
@@ -84,7 +86,7 @@ func New(opts Options, log hclog.Logger) *Supervisor {
 	alarm.Stop()
 	s := &Supervisor{
 		log: log, opts: opts, retry: retry, alarm: alarm, heard: heard{wake: make(chan struct{}, 1)}, sockets: sockets{log: log},
-		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
+		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1), fresh: make(chan struct{}, 1),
 	}
 	s.status.Store(&Status{State: Stopped})
 	return s
@@ -126,6 +128,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case <-s.retry.C:
 			s.configure()
 			s.startAgain(ctx)
+		case <-s.fresh:
+			s.configure()
 		case <-s.heard.wake:
 			s.configure()
 			s.heed()
@@ -146,11 +150,22 @@ func (s *Supervisor) finish() error {
 	return err
 }
 
-// configure takes over what Configure has left.
+// configure takes over what Configure has left. A process that did not come up, or did
+// not stay up, as it was to be started has all its attempts again as it is to be now.
 func (s *Supervisor) configure() {
-	if next := s.next.Swap(nil); next != nil {
-		s.opts = *next
+	next := s.next.Swap(nil)
+	if next == nil {
+		return
 	}
+	same := reflect.DeepEqual(s.opts.startsBy(), next.startsBy())
+	s.opts = *next
+	if state := s.Status().State; same || s.child != nil || state != Failed && state != Waiting {
+		return
+	}
+	s.log.Info("the process is to be started in another way now, trying anew")
+	s.restarts = attempts{}
+	s.enter(Starting)
+	s.retry.Reset(0)
 }
 
 // ask has Run carry out do.
@@ -181,9 +196,14 @@ func (s *Supervisor) Up() bool { return s.Status().State == Running }
 func (s *Supervisor) Changed() <-chan struct{} { return s.changed }
 
 // Configure replaces the options. A running process is not touched: what
-// concerns its start counts from the next one.
+// concerns its start counts from the next one. One that is to be started again, or was
+// left down because it failed too often, is started anew if that has changed.
 func (s *Supervisor) Configure(opts Options) {
 	s.next.Store(&opts)
+	select {
+	case s.fresh <- struct{}{}:
+	default:
+	}
 }
 
 // Start starts the process and returns when it is ready. env is added to the

@@ -208,6 +208,43 @@ func TestLimitBeginsAnew(t *testing.T) {
 	}
 }
 
+// A process that cannot be started is started anew when that is mended, with as many
+// attempts again; other changes leave it as it is.
+func TestMendedStart(t *testing.T) {
+	for name, c := range map[string]struct {
+		backoff Backoff
+		state   State
+	}{
+		"failed":   {Backoff{First: time.Millisecond, Max: time.Millisecond, Limit: 1, Window: time.Hour}, Failed},
+		"back-off": {Backoff{First: time.Hour, Max: time.Hour, Limit: 1, Window: time.Hour}, Waiting},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := newStage(t, "plain")
+			good := st.opts.Command
+			st.opts.Backoff, st.opts.Command = c.backoff, []string{"./no-such"}
+			s := st.run()
+			s.Resume()
+			failed := func() bool {
+				status := s.Status()
+				return status.State == c.state && strings.Contains(status.LastError, "no-such")
+			}
+			eventually(t, name, failed)
+			since := s.Status().Since
+			st.opts.StopTimeout++
+			s.Configure(st.opts)
+			if err := s.ask(t.Context(), func() error { return nil }); err != nil || !failed() || !s.Status().Since.Equal(since) {
+				t.Errorf("after another change: %v, %+v", err, s.Status())
+			}
+			st.opts.Command = good
+			s.Configure(st.opts)
+			eventually(t, "up", s.Up)
+			if status := s.Status(); status.LastError != "" || status.Restarts != 0 {
+				t.Errorf("%+v", status)
+			}
+		})
+	}
+}
+
 // While its files are changed a process that ends is left down.
 func TestHold(t *testing.T) {
 	st := newStage(t, "plain")

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"patchagent/agent/record"
@@ -159,13 +160,22 @@ func (a *agent) place(e *ending) error {
 		return err
 	}
 	r := e.receipt
-	to := watcher.Destination{Code: r.Reason, Sentence: r.Detail, Advice: r.Reason.Advice()}
+	to := watcher.Destination{Code: r.Reason, Sentence: r.Detail, Advice: advice(r)}
 	if r.Outcome == reason.Applied {
 		to = watcher.Destination{Applied: true, Build: *r.Build}
 	}
 	_, err := a.folder.Place(e.claim, to)
 	a.pruning = a.pruning || !to.Applied
 	return err
+}
+
+// advice is what the operator is to do about a drop that was not applied.
+func advice(r record.Receipt) string {
+	if !strings.HasPrefix(r.Detail, applier.ProcessDown) {
+		return r.Reason.Advice()
+	}
+	return "The process is down, on the files from before the patch. First find out what keeps it from starting (`patchagent status`, `patchagent check`, its output) and mend that: " +
+		"a change of how it is started in agent.toml, a patch or a new start of the agent starts it. Then, if it was the package: " + r.Reason.Advice()
 }
 
 // logOutcome writes the one line that says how a drop ended.

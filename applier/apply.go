@@ -196,7 +196,7 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 }
 
 // Return brings the process back to the old files: it is told of them, or started
-// on them, and then the last hook runs. What goes wrong is noted for Undone. RollBack does it; for a transaction
+// on them, and then the last hook runs. What goes wrong is kept for Undone. RollBack does it; for a transaction
 // that Recover has undone it is left to do. Of a transaction that is Untouched a running process is told
 // nothing.
 func (tx *Tx) Return(ctx context.Context, p Process) {
@@ -212,8 +212,13 @@ func (tx *Tx) Resume(ctx context.Context, p Process) {
 	if tx.untouched {
 		after = asItWas
 	}
-	if err := after(ctx, tx, p); err != nil {
+	err := after(ctx, tx, p)
+	switch code, _ := tx.Cause(); {
+	case err == nil:
+	case p.Up() || ctx.Err() != nil || code == reason.StopFailed: // it is there, or may be
 		tx.note("on the old files: %v", err)
+	default:
+		tx.lost = err
 	}
 	tx.up()
 }
@@ -227,10 +232,16 @@ func asItWas(ctx context.Context, tx *Tx, p Process) error {
 	return p.Start(ctx, tx.event(EventRollback))
 }
 
+// ProcessDown begins the detail of a Result whose process is down on the old files, too.
+const ProcessDown = "rolled back, and the process is down: "
+
 // Undone is the result of a transaction that was undone.
 func (tx *Tx) Undone() Result {
 	last := tx.j.Last
 	detail := strings.Join(append([]string{last.Detail}, tx.notes...), "; ")
+	if tx.lost != nil {
+		detail = fmt.Sprintf("%son the old files, too, it could not be started: %v; it was rolled back because: %s", ProcessDown, tx.lost, detail)
+	}
 	return Result{Outcome: reason.RolledBack, Code: last.Code, Detail: detail, Output: last.Output, Downtime: tx.down}
 }
 

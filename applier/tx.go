@@ -25,6 +25,7 @@ type Tx struct {
 	j       *journal.Journal
 	stage   *os.File
 	notes   []string
+	lost    error         // why the process could not be brought back to the old files, and is down
 	stopped time.Time     // when a cold patch sent its stop signal, until the process is up
 	down    time.Duration // for how long the process was away until it was ready
 

@@ -171,7 +171,10 @@ func (a *agent) place(e *ending) error {
 
 // advice is what the operator is to do about a drop that was not applied.
 func advice(r record.Receipt) string {
-	if !strings.HasPrefix(r.Detail, applier.ProcessDown) {
+	switch {
+	case strings.HasPrefix(r.Detail, notBegun):
+		return "Mend what is named, in agent.toml or on this machine (`patchagent check` looks at it, too), and drop the package again."
+	case !strings.HasPrefix(r.Detail, applier.ProcessDown):
 		return r.Reason.Advice()
 	}
 	return "The process is down, on the files from before the patch. First find out what keeps it from starting (`patchagent status`, `patchagent check`, its output) and mend that: " +

@@ -62,6 +62,9 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	if err == nil {
 		err = a.applier.Space(back.Plan, 0)
 	}
+	if err == nil {
+		err = a.startable(back.Plan, back.Warm)
+	}
 	if err != nil {
 		return refusal(err)
 	}

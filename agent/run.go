@@ -273,6 +273,9 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 		a.finish(p, nil, withMessage(done, said))
 		return
 	}
+	if !a.passed(ctx, p, said, a.startable(plan, p.manifest().Warm), began) {
+		return
+	}
 	a.publish(&work{Patch: p.claim.Name, Build: p.manifest().Build, Since: began})
 	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan, said))
 	if !a.passed(ctx, p, said, err, began) {
@@ -290,6 +293,26 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 	}
 	a.conclude(t, result)
 	a.keepUp()
+}
+
+// notBegun begins the detail of a patch that would have stopped a process which could
+// not be started again.
+const notBegun = "not begun, process and tree are as they were: the process could not be started again: "
+
+// startable looks, before a process is stopped for a plan, whether it could be started
+// after it.
+func (a *agent) startable(plan *applier.Plan, warm bool) error {
+	if warm || a.process.absent || len(plan.Changes) == 0 {
+		return nil
+	}
+	places := make([]string, len(plan.Changes))
+	for i, c := range plan.Changes {
+		places[i] = c.Path
+	}
+	if err := a.cfg.Target.CheckStart(places); err != nil {
+		return reason.Errorf(reason.StartFailed, notBegun+"%w", err)
+	}
+	return nil
 }
 
 // nothingToChange is the detail of a patch that leaves the process alone.

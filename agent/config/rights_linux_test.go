@@ -2,6 +2,8 @@ package config
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -104,5 +106,56 @@ func TestTreatmentIsChecked(t *testing.T) {
 	})
 	if got := strings.Join(said, " "); got != "target.nice target.rlimits target.rlimits target.socket" {
 		t.Error(got)
+	}
+}
+
+// What keeps a process from being started is known before it is stopped, and nothing is
+// missed that may still come.
+func TestCheckStart(t *testing.T) {
+	root := t.TempDir()
+	at := func(parts ...string) string { return filepath.Join(append([]string{root}, parts...)...) }
+	for _, err := range []error{
+		os.WriteFile(at("app"), nil, 0o755), os.WriteFile(at("text"), nil, 0o644), os.Symlink("to/come", at("link")), os.Mkdir(at("folder"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	most, ok := kernelSetting("/proc/sys/fs/nr_open")
+	if !ok {
+		t.Fatal("no fs.nr_open")
+	}
+	tooMany := map[string]Rlimit{"nofile": {Soft: 1, Hard: most + 1}}
+	after := Hooks{AfterFiles: []string{"make"}}
+	for name, c := range map[string]struct {
+		target Target
+		places []string
+		says   string // "": it can be started
+	}{
+		"there":              {Target{Command: []string{"./app"}}, nil, ""},
+		"found in PATH":      {Target{Command: []string{"sh"}}, nil, ""},
+		"nowhere in PATH":    {Target{Command: []string{"no-such-app"}}, nil, "cannot run no-such-app of target.command: executable file not found"},
+		"missing":            {Target{Command: []string{"./bin/ap"}}, []string{"bin", "bin/app"}, "cannot run ./bin/ap of target.command: stat"},
+		"it comes":           {Target{Command: []string{"./bin/ap"}}, []string{"bin", "bin/ap"}, ""},
+		"by another way":     {Target{Command: []string{"./current/ap"}}, []string{"releases/3/ap"}, ""},
+		"a link to it":       {Target{Command: []string{"./link"}}, nil, ""},
+		"a hook may make it": {Target{Command: []string{"./bin/ap"}, Hooks: after}, nil, ""},
+		"not a program":      {Target{Command: []string{at("text")}}, nil, "mend it with: chmod +x"},
+		"a new mode":         {Target{Command: []string{at("text")}}, []string{"text"}, ""},
+		"a folder":           {Target{Command: []string{"./folder"}}, nil, "is a folder"},
+		"no dir":             {Target{Command: []string{"sh"}, Dir: at("no")}, nil, "target.dir " + at("no") + " is not there"},
+		"the dir comes":      {Target{Command: []string{"sh"}, Dir: at("no")}, []string{"no/file"}, ""},
+		"no dir for output":  {Target{Command: []string{"sh"}, Output: at("no", "out")}, nil, "the folder of target.output"},
+		"no user":            {Target{Command: []string{"sh"}, User: "no-such-user"}, nil, "target.user"},
+		"too many files":     {Target{Command: []string{"./app"}, Rlimits: tooMany, Hooks: after}, []string{"app"}, "fs.nr_open"},
+		"another manager's":  {Target{External: External{Set: true}}, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.target.Root = root
+			err := c.target.CheckStart(c.places)
+			if c.says == "" && err != nil || c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says)) {
+				t.Errorf("%v, want one that says %q", err, c.says)
+			}
+		})
 	}
 }

@@ -104,7 +104,7 @@ func (c *control) Run(ctx context.Context) error {
 				a = no(exitFailed, "interrupted: the agent has begun the rollback and goes on with it; see `patchagent status`")
 			}
 		case <-r.Context().Done():
-			a = no(exitFailed, notBegun)
+			a = no(exitFailed, noSuchRollback)
 		}
 		if ctx.Err() == nil { // else it is the agent that ends
 			_ = json.NewEncoder(w).Encode(a)
@@ -121,7 +121,8 @@ func (c *control) Run(ctx context.Context) error {
 	return nil
 }
 
-const notBegun = "interrupted: the rollback was not begun, and is not made"
+// noSuchRollback is said to whoever interrupted a rollback before it was begun.
+const noSuchRollback = "interrupted: the rollback was not begun, and is not made"
 
 var errNoAgent = errors.New("no agent is running")
 
@@ -136,7 +137,7 @@ func askAgent(ctx context.Context, stateDir string, ask rollback) (a answer, err
 	case err == nil || ctx.Err() == nil:
 		return a, err
 	case errors.Is(err, errNoAgent):
-		return no(exitFailed, notBegun), nil
+		return no(exitFailed, noSuchRollback), nil
 	default:
 		return no(exitFailed, "interrupted: the agent does not say whether it has begun the rollback; see `patchagent status`"), nil
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -48,9 +49,13 @@ type waiting struct {
 	mark   mark
 }
 
-// startWaiting starts the copy, in the cgroup of m if it has one. Nothing of its
-// environment would stay, and what the Go runtime takes from one is not for it. After
-// an error the cgroup is still there.
+// alone is the environment of the copy: one goroutine runs at a time, and neither
+// the collector nor the scheduler interrupts it (see execute). What it becomes gets
+// an environment of its own.
+var alone = []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1"}
+
+// startWaiting starts the copy, in the cgroup of m if it has one. After an error the
+// cgroup is still there.
 func startWaiting(stdout, stderr *os.File, files []*os.File, m mark) (*waiting, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -61,7 +66,7 @@ func startWaiting(stdout, stderr *os.File, files []*os.File, m mark) (*waiting, 
 	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), mark: m}
 	command := func() *exec.Cmd {
 		cmd := &exec.Cmd{
-			Path: "/proc/self/exe", Args: []string{ExecName}, Env: []string{},
+			Path: "/proc/self/exe", Args: []string{ExecName}, Env: alone,
 			Stdin: theirs, Stdout: os.Stdout, Stderr: os.Stderr, ExtraFiles: files,
 			SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
 		}
@@ -151,17 +156,14 @@ func ExecMain() {
 	if err != nil {
 		syscall.Exit(notExecuted)
 	}
-	_ = json.NewEncoder(os.NewFile(uintptr(fd), "socket")).Encode(s.become())
+	_ = json.NewEncoder(os.NewFile(uintptr(fd), "socket")).Encode(s.become(fd))
 	syscall.Exit(notExecuted)
 }
 
-// busyTime bounds the retries of a program file that somebody still has open for
-// writing: a child of the agent between fork and exec can, for an instant.
-const busyTime = 2 * time.Second
-
-// become returns only if it fails. The program is executed, and its folder
-// entered, with the rights of the user that it runs as.
-func (s *spec) become() report {
+// become returns only if it fails before the limits of resources are set; when they
+// are, it says itself to the socket what fails. The program is executed, and its
+// folder entered, with the rights of the user that it runs as.
+func (s *spec) become(socket int) report {
 	if err := emptyInput(); err != nil {
 		return reportOf("open", []byte(os.DevNull), err)
 	}
@@ -177,20 +179,83 @@ func (s *spec) become() report {
 			return reportOf("chdir", s.Dir, err)
 		}
 	}
-	path, args, env := string(s.Path), texts(s.Args), texts(s.Env)
+	i, err := s.image()
+	if err != nil {
+		return reportOf("fork/exec", s.Path, err)
+	}
+	// To execute nothing fails, but sets the limit of open files back, which the Go
+	// runtime has raised.
+	_ = syscall.Exec("", nil, nil)
+	i.execute(socket)
+	return report{} // it does not come here
+}
+
+// image is all that is needed to execute a program, laid out as the system calls
+// want it.
+type image struct {
+	path      *byte
+	args, env []*byte
+	limits    []resource
+	failed    []byte // the report, with room for the errno
+}
+
+func (s *spec) image() (*image, error) {
+	env := texts(s.Env)
 	for _, name := range s.Numbers {
 		env = append(env, name+"="+strconv.Itoa(os.Getpid()))
 	}
-	if failed := s.Limits.impose(); failed != nil {
-		return *failed
-	}
-	for began := time.Now(); ; time.Sleep(time.Millisecond) {
-		// This also sets the limit of open files back, which the Go runtime has raised.
-		err := syscall.Exec(path, args, env)
-		if !errors.Is(err, unix.ETXTBSY) || time.Since(began) > busyTime {
-			return reportOf("fork/exec", s.Path, err)
+	i := &image{limits: s.Limits.Resources}
+	var errs [4]error
+	i.path, errs[0] = syscall.BytePtrFromString(string(s.Path))
+	i.args, errs[1] = syscall.SlicePtrFromStrings(texts(s.Args))
+	i.env, errs[2] = syscall.SlicePtrFromStrings(env)
+	i.failed, errs[3] = json.Marshal(report{Op: "fork/exec", Path: s.Path, Errno: 100})
+	return i, errors.Join(errs[:]...)
+}
+
+// busyTime bounds the retries of a program file that somebody still has open for
+// writing: a child of the agent between fork and exec can, for an instant.
+const busyTime = 2 * time.Second
+
+// execute sets the limits of resources and becomes the program, or reports why not
+// and ends. With a narrow limit of memory the Go runtime dies of its next mmap(2),
+// and it needs one now and then, for a thread or an allocation. So from the first
+// limit on there are only system calls that the scheduler does not see, in a process
+// where no other goroutine gets a turn. Every such limit was checked by allow.
+//
+//go:norace
+func (i *image) execute(socket int) {
+	var errno syscall.Errno
+	for r := range i.limits {
+		if _, _, errno = unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, uintptr(i.limits[r].Number), uintptr(unsafe.Pointer(&i.limits[r].Limit)), 0, 0, 0); errno != 0 {
+			break
 		}
 	}
+	began, pause := monotonic(), unix.NsecToTimespec(int64(time.Millisecond))
+	for errno == 0 || errno == unix.ETXTBSY && monotonic()-began <= int64(busyTime) {
+		if errno != 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+		}
+		_, _, errno = unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(i.path)), uintptr(unsafe.Pointer(&i.args[0])), uintptr(unsafe.Pointer(&i.env[0])))
+	}
+	number := i.failed[len(i.failed)-len("100}"):]
+	number[0], number[1] = ' ', ' '
+	for d := 2; errno > 0; d-- {
+		number[d] = byte('0' + errno%10)
+		errno /= 10
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(socket), uintptr(unsafe.Pointer(&i.failed[0])), uintptr(len(i.failed)))
+	_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, notExecuted, 0, 0)
+}
+
+// monotonic is a time in nanoseconds for execute.
+//
+//go:norace
+//go:nosplit
+func monotonic() int64 {
+	var now unix.Timespec
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&now)), 0)
+	return now.Nano()
 }
 
 func emptyInput() error {

@@ -49,7 +49,8 @@ func limitText(n uint64) string {
 
 // allow does what needs the agent's rights, before they are given up. Of a resource
 // it only raises the hard limit: the limit itself, which may be too narrow for this
-// program, comes last. nice counts for the thread that executes the program.
+// program, comes last (image.execute), and after this there is nothing to refuse it.
+// nice counts for the thread that executes the program.
 func (l limits) allow() *report {
 	if l.Umask != nil {
 		unix.Umask(*l.Umask)
@@ -62,22 +63,13 @@ func (l limits) allow() *report {
 	for _, r := range l.Resources {
 		var now unix.Rlimit
 		err := unix.Getrlimit(r.Number, &now)
+		if err == nil && r.Limit.Cur > r.Limit.Max {
+			err = unix.EINVAL
+		}
 		if err == nil && r.Limit.Max > now.Max {
 			err = unix.Prlimit(0, r.Number, &unix.Rlimit{Cur: now.Cur, Max: r.Limit.Max}, nil)
 		}
 		if err != nil {
-			return new(reportOf("cannot set", []byte(r.Key), err))
-		}
-	}
-	return nil
-}
-
-// impose sets the limits of resources, which needs no rights after allow. A limit of
-// open files that is set so is also the one that stays: without it the one from
-// before the Go runtime has raised it comes back.
-func (l limits) impose() *report {
-	for _, r := range l.Resources {
-		if err := unix.Prlimit(0, r.Number, &r.Limit, nil); err != nil {
 			return new(reportOf("cannot set", []byte(r.Key), err))
 		}
 	}

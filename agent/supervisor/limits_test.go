@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -22,6 +23,10 @@ func TestLimits(t *testing.T) {
 	}
 	const little = 256 << 20 // less than a Go program has reserved
 	st.opts.Limits = Limits{Umask: new(0o137), Nice: new(7), Resources: []Resource{{"nofile", 99, 111}, {"as", little, little}, {"core", 0, 0}, {"nproc", 1000, 1000}}}
+	st.opts.Env = map[string]string{}
+	for i := range 12 { // the copy has much to lay out
+		st.opts.Env[fmt.Sprint("LARGE_", i)] = strings.Repeat("x", 100<<10)
+	}
 	s := st.start()
 	proc := fmt.Sprintf("/proc/%d/", s.Status().PID)
 	status, err1 := os.ReadFile(proc + "status")
@@ -42,6 +47,20 @@ func TestLimits(t *testing.T) {
 	out, err := RunCommand(t.Context(), st.opts.command([]string{"sh", "-c", "umask; ulimit -n; nice"}, nil, time.Minute))
 	if err != nil || strings.Contains(string(out), "0137") || strings.Contains(string(out), "99\n") || strings.HasSuffix(string(out), "\n7\n") {
 		t.Errorf("a command has them: %s, %v", out, err)
+	}
+}
+
+// Why a program cannot be executed is said by a copy that has the limits already.
+func TestLimitedProgramCannotBeExecuted(t *testing.T) {
+	st := newStage(t, "plain")
+	st.opts.Limits = Limits{Resources: []Resource{{"as", 1 << 20, 1 << 20}, {"data", 0, 0}, {"nofile", 0, 0}}}
+	st.opts.Command, st.opts.Dir = []string{"/no/program"}, "/"
+	if err := st.run().Start(t.Context(), nil); !errors.Is(err, syscall.ENOENT) || !strings.Contains(err.Error(), "/no/program") {
+		t.Errorf("no program: %v", err)
+	}
+	st.opts.Command = []string{st.dir}
+	if err := st.run().Start(t.Context(), nil); !errors.Is(err, syscall.EACCES) || !strings.Contains(err.Error(), st.dir) {
+		t.Errorf("a folder: %v", err)
 	}
 }
 

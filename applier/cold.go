@@ -46,8 +46,8 @@ func (cold) confirm(ctx context.Context, tx *Tx, p Process) error {
 }
 
 func (cold) before(ctx context.Context, tx *Tx, p Process) error {
+	p.Prepare(ctx) // a process that is down, too: what is prepared keeps its sockets
 	if tx.stopped.IsZero() && p.Up() {
-		p.Prepare(ctx)
 		tx.stopped = time.Now()
 	}
 	return p.Stop(ctx, tx.event(EventStop))

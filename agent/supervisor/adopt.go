@@ -58,7 +58,14 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	if s.child != nil {
 		return nil
 	}
+	kept, err := s.takeKept()
+	if err != nil {
+		return fmt.Errorf("cannot take the sockets that an earlier agent's copy has kept: %w", err)
+	}
 	r, err := readRecord(s.opts.StateFile)
+	if kept.is(r.PID) { // it was never told to become the process
+		r = recorded{}
+	}
 	var c *child
 	var killed int
 	if err == nil && r.PID != 0 {
@@ -73,12 +80,19 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	if killed > 0 {
 		s.log.Warn("killed what the ended process of an earlier agent had left", "pid", r.PID, "processes", killed)
 	}
+	if s.child = c; c != nil {
+		s.sockets.takeBack(c, s.opts)
+	}
+	if (c == nil || r.Stopping) && s.sockets.any() {
+		s.prepare() // should this agent be killed, too
+	}
+	if err := kept.letGo(); err != nil {
+		return err
+	}
 	if c == nil {
 		removeState(s.opts.StateFile)
 		return nil
 	}
-	s.child = c
-	s.sockets.takeBack(c, s.opts)
 	if r.Stopping {
 		s.log.Info("finishing the stop that an earlier agent began", "pid", c.pid)
 		return s.stop()

@@ -89,6 +89,9 @@ func (s *Supervisor) again() {
 	s.log.Info("starting the process again", "attempt", s.restarts.row, "delay", delay.Round(time.Millisecond).String())
 	s.enter(Waiting)
 	s.retry.Reset(delay)
+	if s.sockets.any() {
+		s.prepare()
+	}
 }
 
 func (s *Supervisor) startAgain(ctx context.Context) {

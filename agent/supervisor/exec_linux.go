@@ -24,6 +24,7 @@ const notExecuted = 127
 // spec is what the copy becomes. Bytes, because neither a path nor the environment
 // need be text.
 type spec struct {
+	Stay       time.Duration // nothing to become yet: only how long to stay should the agent end
 	Path, Dir  []byte
 	Args, Env  [][]byte
 	Numbers    []string            // variables that hold the process's own number
@@ -40,9 +41,10 @@ type report struct {
 }
 
 // waiting is a copy of this program in a process group of its own that waits to be
-// told what to become. If its agent ends without a word, so does it. Its standard
-// input is one end of a socket, on which it also says why it could not: any other
-// number might be that of a file that the process is to inherit.
+// told what to become. If its agent ends without a word, so does it, or else stays for
+// a while with the files that it has (keep). Its standard input is one end of a socket,
+// on which it also says why it could not: any other number might be that of a file
+// that the process is to inherit.
 type waiting struct {
 	cmd    *exec.Cmd
 	socket *os.File
@@ -141,15 +143,25 @@ func (w *waiting) become(s *spec) error {
 	return &fs.PathError{Op: r.Op, Path: string(r.Path), Err: r.Errno}
 }
 
+// keep tells the copy to stay for a while should the agent end without a word.
+func (w *waiting) keep(stay time.Duration) error {
+	return json.NewEncoder(w.socket).Encode(spec{Stay: stay})
+}
+
 // ExecMain is all of the program in a process whose name is ExecName: it waits for
 // its agent's word and becomes the process that is to be supervised. It does not
 // return. That it ends by the system call leaves out all that a program does at
 // its end; it has never been one.
 func ExecMain() {
-	data, err := io.ReadAll(os.Stdin)
+	words := json.NewDecoder(os.Stdin)
 	var s spec
-	if err != nil || json.Unmarshal(data, &s) != nil {
-		syscall.Exit(notExecuted)
+	for len(s.Path) == 0 {
+		stay := s.Stay
+		s = spec{}
+		if words.Decode(&s) != nil {
+			outlive(stay)
+			syscall.Exit(notExecuted)
+		}
 	}
 	// The program closes this copy when it is executed.
 	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
@@ -246,6 +258,19 @@ func (i *image) execute(socket int) {
 	}
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(socket), uintptr(unsafe.Pointer(&i.failed[0])), uintptr(len(i.failed)))
 	_, _, _ = unix.RawSyscall(unix.SYS_EXIT_GROUP, notExecuted, 0, 0)
+}
+
+// keptName is what a copy is called (proc_pid_comm(5)) that has no agent any more and
+// never becomes anything, but still has the files that it was given.
+const keptName = "patchagent-kept"
+
+// outlive keeps the files for the next agent, which may get at them as this one could.
+func outlive(stay time.Duration) {
+	if stay <= 0 || os.WriteFile("/proc/self/comm", []byte(keptName), 0) != nil {
+		return
+	}
+	_ = unix.Prctl(unix.PR_SET_PTRACER, ^uintptr(0), 0, 0, 0) // where Yama asks for it
+	time.Sleep(stay)
 }
 
 // monotonic is a time in nanoseconds for execute.

@@ -25,6 +25,7 @@ func (s *Supervisor) bringUp(ctx context.Context, env []string) error {
 	var c *child
 	if err == nil {
 		c, err = spawn(s.opts, s.withStandby(with))
+		s.forgetStandby()
 	}
 	if err != nil {
 		s.heard.end()

@@ -12,28 +12,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// takeBack gets the sockets that the agent before has held back from the process
-// that it has left, or else from who has kept them. What cannot be had is bound
-// anew at the next start.
-func (k *sockets) takeBack(c *child, opts Options) {
-	missing := k.missing(opts)
-	if len(missing) == 0 {
-		return
+// takeKept gets the sockets that the service manager has kept: to take them from
+// elsewhere would leave its copies over, and hide which ones it has made itself.
+func (k *sockets) takeKept(opts Options) {
+	for _, s := range k.missing(opts) {
+		if network, address, err := endpoint(s.Listen); err == nil {
+			k.fromSpare(&listener{Socket: s, network: network, address: address})
+		}
 	}
+}
+
+// takeBack gets those that the agent before has held back from the process that it
+// has left. What cannot be had is bound anew at the next start.
+func (k *sockets) takeBack(c *child, opts Options) {
 	var denied error
 	for pid := range family(c) {
-		if err := k.takeFrom(pid, c, opts); denied == nil {
-			denied = err
-		}
 		if len(k.missing(opts)) == 0 {
 			break
 		}
+		if err := k.takeFrom(pid, c, opts); denied == nil {
+			denied = err
+		}
 	}
 	for _, s := range k.missing(opts) {
-		network, address, err := endpoint(s.Listen)
-		if err == nil && k.fromSpare(&listener{Socket: s, network: network, address: address}) {
-			continue
-		}
 		if denied == nil {
 			denied = errors.New("the process does not listen on it")
 		}
@@ -43,8 +44,7 @@ func (k *sockets) takeBack(c *child, opts Options) {
 	k.backlog()
 }
 
-// takeFrom copies the listening sockets of one process that are wanted and not held
-// (pidfd_getfd(2)). The error is that something could not be looked at.
+// takeFrom takes them from one process of the tree.
 func (k *sockets) takeFrom(pid int, c *child, opts Options) (denied error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -54,6 +54,12 @@ func (k *sockets) takeFrom(pid int, c *child, opts Options) (denied error) {
 	if pid != c.pid && !c.owns(pid) { // now it cannot become another any more
 		return nil
 	}
+	return k.copyFrom(pid, fd, opts, "the process")
+}
+
+// copyFrom copies the listening sockets of a process, whose pidfd is fd, that are wanted
+// and not held (pidfd_getfd(2)). The error is that something could not be looked at.
+func (k *sockets) copyFrom(pid, fd int, opts Options, from string) (denied error) {
 	open, err := socketsOf(pid)
 	if err != nil {
 		return err
@@ -64,7 +70,7 @@ func (k *sockets) takeFrom(pid int, c *child, opts Options) (denied error) {
 			denied = os.NewSyscallError("pidfd_getfd", err)
 			continue
 		}
-		if !k.match(copied, k.missing(opts)) {
+		if !k.match(copied, k.missing(opts), from) {
 			_ = unix.Close(copied)
 		}
 	}
@@ -73,7 +79,7 @@ func (k *sockets) takeFrom(pid int, c *child, opts Options) (denied error) {
 
 // match holds the socket if it listens at an address that is wanted; if not, the
 // descriptor is still the caller's.
-func (k *sockets) match(fd int, wanted []Socket) bool {
+func (k *sockets) match(fd int, wanted []Socket, from string) bool {
 	if !listens(fd) {
 		return false
 	}
@@ -81,7 +87,7 @@ func (k *sockets) match(fd int, wanted []Socket) bool {
 		network, address, err := endpoint(s.Listen)
 		l := &listener{Socket: s, network: network, address: address}
 		if err == nil && l.isAt(fd) {
-			k.take(fd, l, "the process")
+			k.take(fd, l, from)
 			return true
 		}
 	}

@@ -130,6 +130,61 @@ func TestSocketsAreKept(t *testing.T) {
 	}
 }
 
+// What the manager keeps is also in a process that was left: it stays kept, and what
+// the manager has made stays its own.
+func TestKeptSocketsOfALivingProcess(t *testing.T) {
+	st := holding(t)
+	k := &keeper{kept: map[string]int{}}
+	s := New(st.opts, hclog.NewNullLogger())
+	s.KeepSockets(k, nil)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(context.Background()) }()
+	if err := s.Start(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	left := s.Status().PID
+	s.Release()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	inherited := k.left(t)
+	for i := range inherited { // one of them comes from a socket unit
+		if name := inherited[i].Name; !strings.HasPrefix(name, keptPrefix+"tcp_") {
+			inherited[i].Name = "unit.socket"
+			k.forget(name)
+		}
+	}
+	st.s = New(st.opts, hclog.NewNullLogger())
+	st.s.KeepSockets(k, inherited)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() { ended <- st.s.Run(ctx) }()
+	st.end = sync.OnceValue(func() error { cancel(); return <-ended })
+	t.Cleanup(func() { _ = st.end() })
+	if err := st.s.Adopt(t.Context()); err != nil || st.s.Status().PID != left {
+		t.Fatal(st.s.Status(), err)
+	}
+	if err := st.s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st.mustWait(1, func() {
+		if err := st.s.Start(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if names := slices.Collect(maps.Keys(k.kept)); len(names) != 1 || !strings.HasPrefix(names[0], keptPrefix+"tcp_") {
+		t.Errorf("kept: %v", names)
+	}
+	if err := st.end(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(st.endpoints()[1][1]); err != nil {
+		t.Errorf("the manager's own socket was removed: %v", err)
+	}
+	for name := range k.kept {
+		k.forget(name)
+	}
+}
+
 // mustWaitWith has clients wait before there is even an agent.
 func (st *stage) mustWaitWith(k *keeper, after func()) {
 	st.t.Helper()

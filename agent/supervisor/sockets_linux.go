@@ -44,6 +44,9 @@ func (k *sockets) find(listen string) *listener {
 	return nil
 }
 
+// any says whether a socket is held.
+func (k *sockets) any() bool { return len(k.held) > 0 }
+
 // complete says whether all that opts want, and nothing else, is held.
 func (k *sockets) complete(opts Options) bool {
 	return len(k.held) == len(opts.Sockets) && len(k.missing(opts)) == 0

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // holderAgent is an agent in a process of its own that holds sockets.
@@ -71,6 +72,14 @@ func TestPreparedIsUsed(t *testing.T) {
 		t.Errorf("%v, %+v, prepared was %d", err, s.Status(), second)
 	}
 	st.mustServe()
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Prepare(t.Context()) // of a process that is down
+	third := standbyOf(t, s)
+	if err := s.Start(t.Context(), nil); err != nil || third == 0 || s.Status().PID != third {
+		t.Errorf("%v, %+v, prepared was %d", err, s.Status(), third)
+	}
 }
 
 // What does not fit any more, or is not needed, is let go.
@@ -88,7 +97,6 @@ func TestPreparedIsLetGo(t *testing.T) {
 			_ = signalTo(pid, syscall.SIGKILL)
 			ends(st.t, pid)
 		}, start},
-		"resumed": {func(*stage, *Supervisor) {}, func(s *Supervisor) error { s.Resume(); return nil }},
 		"the end": {func(st *stage, _ *Supervisor) { _ = st.end() }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,25 +122,156 @@ func TestPreparedIsLetGo(t *testing.T) {
 	}
 }
 
-// An agent that is killed does not leave it.
-func TestPreparedEndsWithTheAgent(t *testing.T) {
+// A process that is resumed needs what was prepared only if it is down.
+func TestPreparedIsResumed(t *testing.T) {
 	st := holding(t)
+	s := st.start()
+	s.Prepare(t.Context())
+	copied := standbyOf(t, s)
+	s.Resume()
+	if standbyOf(t, s) != 0 || alive(copied) || !s.Up() {
+		t.Errorf("the copy %d is still there, %+v", copied, s.Status())
+	}
+	s.Prepare(t.Context())
+	copied = standbyOf(t, s)
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Resume()
+	eventually(t, "the process", s.Up)
+	if s.Status().PID != copied {
+		t.Errorf("the copy %d was not used, %+v", copied, s.Status())
+	}
+	st.mustServe()
+}
+
+// The sockets of a process that is to be started again are kept, too.
+func TestPreparedAfterACrash(t *testing.T) {
+	st := holding(t)
+	st.opts.Backoff.First, st.opts.Backoff.Max = time.Hour, time.Hour
+	s := st.start()
+	if err := signalTo(s.Status().PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "back-off", func() bool { return s.Status().State == Waiting })
+	copied := standbyOf(t, s)
+	if err := s.Start(t.Context(), nil); err != nil || copied == 0 || s.Status().PID != copied {
+		t.Errorf("%v, %+v, prepared was %d", err, s.Status(), copied)
+	}
+	st.mustServe()
+}
+
+// A copy that was never told to become the process that is on record is none.
+func TestPreparedIsNotTheProcess(t *testing.T) {
+	st := holding(t)
+	left, copied := preparedHolder(t, st)
+	if err := signalTo(left, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, left)
+	r, err := readRecord(standbyFile(st.opts))
+	if err != nil || r.PID != copied {
+		t.Fatalf("%+v, %v; the copy is %d", r, err, copied)
+	}
+	if err := r.write(st.opts.StateFile); err != nil { // as between the record and the word
+		t.Fatal(err)
+	}
+	st.mustWait(1, func() {
+		s := st.adopt()
+		next := standbyOf(t, s)
+		if s.Status().PID != 0 || alive(copied) || next == 0 {
+			t.Errorf("%+v, next copy %d", s.Status(), next)
+		}
+		if err := s.Start(t.Context(), nil); err != nil || s.Status().PID != next {
+			t.Fatal(s.Status(), next, err)
+		}
+	})
+}
+
+// preparedHolder runs an agent that has prepared a start, and kills it. It returns the
+// pids of the process and of the copy.
+func preparedHolder(t *testing.T, st *stage) (left, copied int) {
+	t.Helper()
 	agent, left := holder(t, st)
 	if err := agent.cmd.Process.Signal(syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	var copied int
 	eventually(t, "the copy", func() bool {
 		_, rest, _ := strings.Cut(st.said(), "prepared ")
 		n, _ := fmt.Sscanln(rest, &copied)
 		return n == 1
 	})
-	if !alive(copied) {
-		t.Fatal("there is none")
+	t.Cleanup(func() { _ = signalTo(copied, syscall.SIGKILL) })
+	kill(t, agent.cmd)
+	return left, copied
+}
+
+// An agent that is killed when there is no process leaves a copy that keeps the
+// sockets: clients wait for the next agent.
+func TestPreparedKeepsTheSockets(t *testing.T) {
+	st := holding(t)
+	left, copied := preparedHolder(t, st)
+	if err := signalTo(left, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, left)
+	inode := fileOf(t, st.endpoints()[1][1])
+	st.mustWait(3, func() {
+		s := st.adopt()
+		if alive(copied) || s.Status().PID != 0 {
+			t.Errorf("the copy %d is still there, or counts as the process: %+v", copied, s.Status())
+		}
+		if err := s.Start(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if !os.SameFile(inode, fileOf(t, st.endpoints()[1][1])) {
+		t.Error("the unix socket is another")
+	}
+	if _, err := os.Stat(standbyFile(st.opts)); err == nil {
+		t.Error("the copy is still on record")
+	}
+}
+
+// It serves beside a process that lives, too, and is no hindrance to it.
+func TestPreparedBesideTheProcess(t *testing.T) {
+	st := holding(t)
+	left, copied := preparedHolder(t, st)
+	if s := st.adopt(); s.Status().PID != left || !alive(left) || alive(copied) {
+		t.Errorf("%+v, copy %d", s.Status(), copied)
+	}
+	st.mustServe()
+}
+
+// A record that is of no use any more costs nothing: what became the process, or
+// has ended, keeps nothing.
+func TestPreparedIsNoMore(t *testing.T) {
+	st := holding(t)
+	agent, left := holder(t, st)
+	r := readState(t, st)
+	if err := r.write(standbyFile(st.opts)); err != nil {
+		t.Fatal(err)
 	}
 	kill(t, agent.cmd)
-	ends(t, copied)
 	if s := st.adopt(); s.Status().PID != left || !alive(left) {
-		t.Errorf("%+v", s.Status())
+		t.Errorf("the process was taken for a copy: %+v", s.Status())
+	}
+	st.mustServe()
+}
+
+// Nobody comes: it does not stay for ever. One that was not told to stay ends at once.
+func TestPreparedEnds(t *testing.T) {
+	for _, stay := range []time.Duration{0, time.Millisecond} {
+		w, err := startWaiting(nil, nil, nil, mark{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stay > 0 {
+			err = w.keep(stay)
+		}
+		w.close()
+		if exit := ownChildren.wait(w.cmd); err != nil || w.cmd.ProcessState.ExitCode() != notExecuted {
+			t.Errorf("%v, %v", err, exit)
+		}
 	}
 }

@@ -225,9 +225,10 @@ func (s *Supervisor) Start(ctx context.Context, env []string) error {
 // It does not wait.
 func (s *Supervisor) Resume() {
 	_ = s.ask(context.Background(), func() error {
-		s.dismiss()
 		s.held = false
-		if s.child == nil {
+		if s.child != nil {
+			s.dismiss()
+		} else {
 			s.restarts = attempts{}
 			s.enter(Starting)
 			s.retry.Reset(0)
@@ -251,8 +252,9 @@ func (s *Supervisor) Hold(ctx context.Context) error {
 
 // Prepare gets ready what the next Start needs, so that the process is away for a
 // shorter time: a waiting copy of this program, with all that the process inherits.
-// What it cannot get ready, Start does. It is let go if it turns out to be of no use,
-// at Resume, and at the end of Run.
+// What it cannot get ready, Start does. It is let go if it turns out to be of no use, at
+// Resume if the process runs, and at the end of Run. Should the agent be killed while
+// there is no process, the copy keeps the sockets for the next one (Adopt).
 func (s *Supervisor) Prepare(ctx context.Context) {
 	_ = s.ask(ctx, func() error { s.prepare(); return nil })
 }

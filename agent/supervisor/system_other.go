@@ -62,6 +62,7 @@ func (*sockets) takeBack(*child, Options)   {}
 func (*sockets) tend(Options)               {}
 func (*sockets) backlog()                   {}
 func (*sockets) close(bool)                 {}
+func (*sockets) any() bool                  { return false }
 
 // standby exists on Linux only.
 type standby struct{}
@@ -69,6 +70,14 @@ type standby struct{}
 func (*Supervisor) prepare()                                   {}
 func (*Supervisor) dismiss()                                   {}
 func (*Supervisor) withStandby(with surroundings) surroundings { return with }
+func (*Supervisor) forgetStandby()                             {}
+func (*Supervisor) takeKept() (*keptCopy, error)               { return nil, nil }
+
+// keptCopy exists on Linux only.
+type keptCopy struct{}
+
+func (*keptCopy) is(int) bool  { return false }
+func (*keptCopy) letGo() error { return nil }
 
 func spawn(Options, surroundings) (*child, error)    { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }

@@ -1,8 +1,8 @@
 // Downtime measures what clients see of a cold patch. It runs the agent with nginx and
 // with the Go server of these examples, each with a socket that the agent holds and
 // without, asks all the time at a fixed rate with a new connection each, and applies
-// cold patches one by one; before the last of them the agent is killed, and the next
-// one has taken the process over. It prints what became of the connections, and for
+// cold patches one by one; before the last but one of them the agent is killed, and the
+// next one has taken the process over, and in the middle of the last one it is, too. It prints what became of the connections, and for
 // each patch the downtime_ms of its receipt beside what the load has seen.
 //
 //	go run ./examples/downtime [-patches 5] [-rate 500] [-only nginx|goserver] [-check]
@@ -33,7 +33,7 @@ const (
 )
 
 func main() {
-	patches := flag.Int("patches", 5, "cold patches of each target, and one more after the agent was killed")
+	patches := flag.Int("patches", 5, "cold patches of each target, and two more in which the agent is killed")
 	rate := flag.Int("rate", 500, "connections a second")
 	only := flag.String("only", "", "only this `target`: nginx or goserver")
 	check := flag.Bool("check", false, "fail if a held socket lost a connection")
@@ -152,8 +152,10 @@ func printPatches(series []measured) error {
 			sum := p.during()
 			note := ""
 			switch {
-			case p.adopted:
+			case p.agent == before:
 				note = ", adopted"
+			case p.agent == midway:
+				note = ", interrupted"
 			case p.again:
 				note = ", again"
 			}

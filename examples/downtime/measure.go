@@ -66,9 +66,21 @@ type patch struct {
 	downtime time.Duration // says the receipt
 	load     *openloop.Result
 	from, to time.Time // of the load: when the patch was under way
-	adopted  bool      // the agent was killed while the load ran, and the next one has applied it
-	again    bool      // it is here because of another that could not be compared
+	agent    fate
+	again    bool // it is here because of another that could not be compared
 }
+
+// A fate is what becomes of the agent while the load runs.
+type fate int
+
+const (
+	lives  fate = iota
+	before      // killed before the patch: the next one takes the process over, and applies it
+	midway      // killed in the middle, when there is no process: the next one starts it
+)
+
+// fatal is the hook by which the agent is killed midway.
+const fatal = "\n[target.hooks]\nafter_files = [\"sh\", \"-c\", \"kill -KILL $PPID\"]\n"
 
 // Where the machine was too busy to compare, or a receipt was off, so many more patches
 // are made for each that was asked for, but none is begun after so long: with one target,
@@ -84,17 +96,18 @@ const firstBuild = 200
 // measure runs the agent with the target and applies the patches. What the repetitions
 // take goes off left.
 func measure(ctx context.Context, t target, held bool, patches, rate int, left *time.Duration) (m measured, err error) {
-	m = measured{target: t.name, held: held, wanted: patches + 1}
+	m = measured{target: t.name, held: held, wanted: patches + 2}
 	address, err := site.FreeAddress()
 	if err != nil {
 		return m, err
 	}
-	s, err := site.New(ctx, "downtime", configuration(t, held, address))
+	config := configuration(t, held, address)
+	s, err := site.New(ctx, "downtime", config)
 	defer func() { err = errors.Join(err, s.Remove()) }()
 	if err != nil {
 		return m, err
 	}
-	r := &runner{Site: s, target: t, address: address, rate: rate, build: firstBuild}
+	r := &runner{Site: s, target: t, config: config, address: address, rate: rate, build: firstBuild}
 	place, content, err := t.file(firstBuild, address)
 	if err := errors.Join(err, s.Write("tree/"+place, content), t.lay(ctx, s, address)); err != nil {
 		return m, err
@@ -103,8 +116,8 @@ func measure(ctx context.Context, t target, held bool, patches, rate int, left *
 		return m, err
 	}
 	defer func() { err = errors.Join(err, s.Stop()) }()
-	add := func(adopt, again bool) error {
-		p, err := r.patch(ctx, adopt)
+	add := func(agent fate, again bool) error {
+		p, err := r.patch(ctx, agent)
 		if err == nil {
 			p.again = again
 			m.patches = append(m.patches, p)
@@ -112,18 +125,18 @@ func measure(ctx context.Context, t target, held bool, patches, rate int, left *
 		return err
 	}
 	for range patches {
-		if err := add(false, false); err != nil {
+		if err := add(lives, false); err != nil {
 			return m, err
 		}
 	}
-	if err := add(true, false); err != nil {
+	if err := errors.Join(add(before, false), add(midway, false)); err != nil {
 		return m, err
 	}
 	begun := time.Now()
 	until := begun.Add(min(spare, *left))
 	defer func() { *left -= time.Since(begun) }()
 	for n := again * m.wanted; n > 0 && m.count(agrees) < m.wanted && time.Now().Before(until); n-- {
-		if err := add(false, true); err != nil {
+		if err := add(lives, true); err != nil {
 			return m, err
 		}
 	}
@@ -147,6 +160,7 @@ func configuration(t target, held bool, address string) string {
 type runner struct {
 	*site.Site
 	target  target
+	config  string
 	address string
 	rate    int
 	build   int // that is installed
@@ -169,9 +183,8 @@ const (
 	slow    = 30 * time.Second       // an answer that takes longer counts as lost
 )
 
-// patch applies the next patch under load; with adopt the agent is killed first, and
-// another takes the process over.
-func (r *runner) patch(ctx context.Context, adopt bool) (p patch, err error) {
+// patch applies the next patch under load.
+func (r *runner) patch(ctx context.Context, agent fate) (p patch, err error) {
 	old := r.build
 	r.build++
 	name := fmt.Sprintf("build-%d.zip", r.build)
@@ -184,7 +197,7 @@ func (r *runner) patch(ctx context.Context, adopt bool) (p patch, err error) {
 	loading, end := context.WithCancel(ctx)
 	result := make(chan *openloop.Result, 1)
 	go func() { result <- load.Run(loading) }()
-	p = patch{build: r.build, adopted: adopt}
+	p = patch{build: r.build, agent: agent}
 	defer func() {
 		end()
 		p.load = <-result
@@ -192,14 +205,17 @@ func (r *runner) patch(ctx context.Context, adopt bool) (p patch, err error) {
 	if err := wait(ctx, margin); err != nil {
 		return p, err
 	}
-	if adopt {
-		if err := errors.Join(r.Kill(), r.Start(ctx, r.answers)); err != nil {
-			return p, err
-		}
+	if err := r.killBefore(ctx, agent); err != nil {
+		return p, err
 	}
 	p.from = time.Now().Add(-edge)
 	if err := r.Drop(name, site.Package{Region: "us-east-1", Build: r.build, Files: site.One(place, content)}); err != nil {
 		return p, err
+	}
+	if agent == midway {
+		if err := errors.Join(r.Ended(ctx), r.Write("agent.toml", r.config), r.Start(ctx, r.answers)); err != nil {
+			return p, err
+		}
 	}
 	var receipt site.Receipt
 	if err := site.Eventually(ctx, func() (ok bool) { receipt, ok = r.Receipt(name); return ok }); err != nil {
@@ -211,6 +227,19 @@ func (r *runner) patch(ctx context.Context, adopt bool) (p patch, err error) {
 	p.to = time.Now().Add(edge)
 	p.downtime = time.Duration(receipt.DowntimeMS) * time.Millisecond
 	return p, wait(ctx, margin)
+}
+
+// killBefore has another agent at work that takes the process over: one that will be
+// killed, if that is to be midway.
+func (r *runner) killBefore(ctx context.Context, agent fate) error {
+	if agent == lives {
+		return nil
+	}
+	config := r.config
+	if agent == midway {
+		config += fatal
+	}
+	return errors.Join(r.Kill(), r.Write("agent.toml", config), r.Start(ctx, r.answers))
 }
 
 // wait is a part of the measurement: the load has to have its time.

@@ -111,6 +111,20 @@ func (s *Site) Kill() error {
 	return errors.Join(err, s.log.Close())
 }
 
+// Ended waits until the agent has ended, though nothing here has ended it. One that
+// does not is killed, and an error.
+func (s *Site) Ended(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	kill := context.AfterFunc(ctx, func() { _ = s.agent.Process.Kill() })
+	_ = s.agent.Wait() // says how it ended
+	err := s.log.Close()
+	if !kill() {
+		err = errors.Join(fmt.Errorf("the agent did not end: %w; it said:\n%s", context.Cause(ctx), s.Log()), err)
+	}
+	return err
+}
+
 // Log is what the agent has said since it was started.
 func (s *Site) Log() string {
 	data, err := os.ReadFile(s.Path("agent.log"))

@@ -33,6 +33,7 @@ type managed interface {
 	Resume()
 	Precheck(ctx context.Context, env []string) error
 	Reload(ctx context.Context, env []string) error
+	StillUp(context.Context) error
 	Hook(ctx context.Context, event string, env []string) error
 
 	Sick(context.Context) error

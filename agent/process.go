@@ -77,6 +77,13 @@ func (p process) Reload(ctx context.Context, e applier.Event) error {
 	return p.failed(ctx, reason.ReloadFailed, p.managed.Reload(ctx, e.Env()))
 }
 
+func (p process) StillUp(ctx context.Context) error {
+	if p.absent {
+		return nil
+	}
+	return p.failed(ctx, reason.StartFailed, p.managed.StillUp(ctx))
+}
+
 // Hook's failure means what applier's constants say of each.
 func (p process) Hook(ctx context.Context, e applier.Event) error {
 	if p.absent {

@@ -71,6 +71,9 @@ type Process interface {
 	Precheck(context.Context, Event) error
 	// Reload tells the running process that its files have changed.
 	Reload(context.Context, Event) error
+	// StillUp is asked before a patch counts as applied: the process that came up, or was
+	// told, must not have ended since.
+	StillUp(context.Context) error
 	// Hook runs the operator's command for the event, if there is one.
 	Hook(context.Context, Event) error
 }

@@ -42,7 +42,7 @@ func (cold) confirm(ctx context.Context, tx *Tx, p Process) error {
 		}
 		tx.up() // the hook is not what it was away for
 	}
-	return tx.hook(ctx, p, HookAfterStart)
+	return tx.afterStart(ctx, p)
 }
 
 func (cold) before(ctx context.Context, tx *Tx, p Process) error {

@@ -37,6 +37,15 @@ func (tx *Tx) hook(ctx context.Context, p Process, name string) error {
 	return err
 }
 
+// afterStart runs the hook of a process that is up on the new files, and looks whether it
+// is so after that.
+func (tx *Tx) afterStart(ctx context.Context, p Process) error {
+	if err := tx.hook(ctx, p, HookAfterStart); err != nil {
+		return err
+	}
+	return p.StillUp(ctx)
+}
+
 // refused ends a transaction whose first hook has failed: the tree and the process are
 // as they were, so there is nothing to undo. If it is the context that has ended, the
 // next start tries the patch again.

@@ -34,7 +34,7 @@ func (warm) confirm(ctx context.Context, tx *Tx, p Process) error {
 	if err := bring(ctx, p); err != nil {
 		return err
 	}
-	return tx.hook(ctx, p, HookAfterStart)
+	return tx.afterStart(ctx, p)
 }
 
 func (warm) before(ctx context.Context, _ *Tx, p Process) error { return p.Hold(ctx) }

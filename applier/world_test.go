@@ -222,6 +222,8 @@ func (p *proc) Start(_ context.Context, e Event) error {
 
 func (p *proc) Prepare(context.Context) {}
 
+func (p *proc) StillUp(context.Context) error { return p.fail["still up"] }
+
 func (p *proc) Hook(ctx context.Context, e Event) error {
 	if p.hooks == nil || ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -113,6 +113,7 @@ func spawn(opts Options, with surroundings) (*child, error) {
 		return nil, err
 	}
 	w.close()
+	c.started = time.Now() // what came before was not the process
 	go c.wait()
 	return c, nil
 }
@@ -157,7 +158,6 @@ func putOnRecord(w *waiting, path string) (*child, error) {
 		removeState(path)
 		return nil, err
 	}
-	c.started = time.Now()
 	return c, nil
 }
 
@@ -206,6 +206,32 @@ func (c *child) signal(sig syscall.Signal) error {
 		return fmt.Errorf("cannot signal pid %d, which may belong to another user: %w", c.pid, err)
 	}
 	return nil
+}
+
+// mainEnds waits for the end of the main process alone; what it has started may still
+// have to be ended. It is called by Run's goroutine, as is what makes another the main one.
+func (c *child) mainEnds(d time.Duration) bool { return pidfdEnds(c.fd, max(0, d)) }
+
+// isToTake says whether the main process has been sent a signal that it neither blocks nor
+// has taken yet (proc_pid_status(5)).
+func (c *child) isToTake() bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.pid))
+	if err != nil {
+		return false
+	}
+	var pending, blocked uint64
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(line, ":")
+		set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+		switch {
+		case err != nil:
+		case name == "SigPnd", name == "ShdPnd":
+			pending |= set
+		case name == "SigBlk":
+			blocked = set
+		}
+	}
+	return pending&^blocked != 0
 }
 
 func (c *child) endsWithin(d time.Duration) bool {

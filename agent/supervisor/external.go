@@ -198,6 +198,10 @@ func (x *External) Status() Status { return *x.status.Load() }
 // Up says whether the service was active and ready when it was last looked at.
 func (x *External) Up() bool { return x.Status().State == Running }
 
+// StillUp is of no use here: Start and Reload return when the service's own manager has
+// said that it is up, and that is what there is to ask.
+func (x *External) StillUp(context.Context) error { return nil }
+
 // Changed is as of Supervisor.
 func (x *External) Changed() <-chan struct{} { return x.changed }
 

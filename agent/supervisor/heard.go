@@ -30,6 +30,9 @@ type said struct {
 	stopping time.Time  // when it said so
 	fate     string     // why it is being killed, or was; "": it is not
 	strange  bool       // somebody was not listened to, and that is logged
+	refused  bool       // the same of a MAINPID
+
+	former map[int]bool // were the main process
 
 	phase    phase
 	extended time.Time // its time of the phase is not over before that
@@ -187,8 +190,33 @@ func (h *heard) take() news {
 func (h *heard) dealt(c *candidate, pid int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if pid != h.pid {
+		if h.former == nil {
+			h.former = map[int]bool{}
+		}
+		h.former[h.pid] = true
+		delete(h.former, pid)
+	}
 	h.pid, h.looked = pid, nil
 	close(c.dealt)
+}
+
+// handsOver says whether a process was the main one, or is it and has named another.
+// What it says of its end is about itself alone. The caller holds mu.
+func (h *heard) handsOver(pid int) bool {
+	if pid == h.pid {
+		return h.main != nil || h.looked != nil
+	}
+	return h.former[pid]
+}
+
+// firstRefusal says whether a candidate that is refused is the first, of this process.
+func (h *heard) firstRefusal() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first := !h.refused
+	h.refused = true
+	return first
 }
 
 // drop is for a candidate that nobody looks at any more.
@@ -260,7 +288,7 @@ func (h *heard) call() {
 func (h *heard) note(m *sdnotify.Received) {
 	switch m.State {
 	case sdnotify.Stopping:
-		if h.stopping.IsZero() {
+		if h.stopping.IsZero() && !h.handsOver(m.PID) {
 			h.stopping = m.At
 			if h.phase != stopPhase {
 				h.phase, h.extended = stopPhase, time.Time{}

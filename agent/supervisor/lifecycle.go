@@ -101,15 +101,26 @@ func (s *Supervisor) waitReady(ctx context.Context, env []string) error {
 			return fmt.Errorf("%w (%s); last: %w", ErrNotReady, r.Timeout, last)
 		case <-look.C:
 		}
-		if !probing {
-			return nil
+		if probing {
+			last = s.probeWhileStarting(ctx, end, env)
 		}
-		if last = s.child.probe(ctx, r.Probe, r.Timeout, s.opts, env); last == nil {
+		// One that has just ended is not up, whatever has answered; it may have named another.
+		if last == nil && !s.child.mainEnds(0) {
 			return nil
 		}
 		look.Reset(pause)
 		pause = min(2*pause, lastLook)
 	}
+}
+
+// probeWhileStarting asks once, within what is left of the time until end.
+func (s *Supervisor) probeWhileStarting(ctx context.Context, end time.Time, env []string) error {
+	left := s.left(startPhase, end)
+	if left <= 0 {
+		return fmt.Errorf("no answer within %s", s.opts.Ready.Timeout)
+	}
+	c, opts := s.child, s.opts
+	return s.heedWhile(func() error { return c.probe(ctx, opts.Ready.Probe, min(left, opts.Ready.Timeout), opts, env) })
 }
 
 // killTime is how long a process may take to end after SIGKILL; what takes longer

@@ -103,8 +103,83 @@ func TestMainPIDComesFirst(t *testing.T) {
 	}
 }
 
+// Another may become the main process while something is asked or told that takes longer
+// than anybody is spared for.
+func TestMainPIDMeanwhile(t *testing.T) {
+	const waits = "until test -e over; do sleep 0.01; done"
+	over := func(st *stage) { _ = os.WriteFile(filepath.Join(st.dir, "over"), nil, 0o600) }
+	passed := func(st *stage, first int) {
+		eventually(st.t, "the other", func() bool { pid := st.s.Status().PID; return pid != 0 && pid != first })
+	}
+	t.Run("it starts", func(t *testing.T) {
+		st := newSpeaker(t, "pass STATUS=gone")
+		st.opts.Ready = Ready{Probe: Probe{Exec: []string{"sh", "-c", waits}}, Timeout: time.Minute}
+		s := st.run()
+		started := make(chan error, 1)
+		go func() { started <- s.Start(t.Context(), nil) }()
+		eventually(t, "the process", func() bool { return s.Status().PID != 0 })
+		eventually(t, "its word", func() bool { return s.Status().Text == "gone" })
+		eventually(t, "the other", func() bool { return count(st.said(), "up") == 1 })
+		r := readState(t, st)
+		eventually(t, "the other on record", func() bool { r = readState(t, st); return r.PID != r.Leader })
+		over(st)
+		if err := <-started; err != nil || s.Status().PID != r.PID {
+			t.Errorf("%v, %+v, on record %+v", err, s.Status(), r)
+		}
+	})
+	t.Run("it is told", func(t *testing.T) {
+		st := newSpeaker(t, "READY=1")
+		s := st.start()
+		eventually(t, "the process", func() bool { return count(st.said(), "up") == 1 })
+		first := s.Status().PID
+		if err := os.WriteFile(filepath.Join(st.dir, "words"), []byte("pass STATUS=gone"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		st.opts.Reload = Reload{Exec: []string{"sh", "-c", fmt.Sprintf("kill -USR1 %d; %s", first, waits)}, Timeout: time.Minute}
+		s.Configure(st.opts)
+		told := make(chan error, 1)
+		go func() { told <- s.Reload(t.Context(), nil) }()
+		passed(st, first)
+		over(st)
+		if err := <-told; err != nil || s.Status().State != Running {
+			t.Errorf("%v, %+v", err, s.Status())
+		}
+	})
+}
+
+// A process that has handed over may say that it stops: that is about itself.
+func TestFormerMainStops(t *testing.T) {
+	st := newSpeaker(t, "READY=1")
+	s := st.start()
+	eventually(t, "the process", func() bool { return count(st.said(), "up") == 1 })
+	first := s.Status().PID
+	say := func(text string) {
+		said := strings.Count(st.said(), "said")
+		if err := errors.Join(os.WriteFile(filepath.Join(st.dir, "words"), []byte(text), 0o600), signalTo(first, syscall.SIGUSR1)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "its words", func() bool { return strings.Count(st.said(), "said") > said })
+	}
+	say("name STATUS=drains|STOPPING=1") // the other may not have been looked at yet
+	eventually(t, "the other", func() bool { return s.Status().PID != first })
+	say("STOPPING=1;STATUS=ends")
+	if err := s.ask(t.Context(), func() error { s.catchUp(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.Status(); now.State != Running || now.Text != "ends" || s.heard.isStopping() {
+		t.Errorf("%+v", now)
+	}
+	second := s.Status().PID
+	if err := signalTo(second, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end of the first, too", func() bool { return !alive(first) })
+}
+
 func TestMainPIDIsRefused(t *testing.T) {
 	st := newSpeaker(t, "READY=1")
+	var log strings.Builder
+	st.log = &log
 	s := st.start()
 	pid := s.Status().PID
 	eventually(t, "the process", func() bool { return strings.Contains(st.said(), "up\n") })
@@ -120,6 +195,9 @@ func TestMainPIDIsRefused(t *testing.T) {
 		if status := s.Status(); status.PID != pid || status.Text != fmt.Sprint(other) {
 			t.Errorf("%d: %+v", other, status)
 		}
+	}
+	if err := st.end(); err != nil || strings.Count(log.String(), "it cannot be") != 1 {
+		t.Errorf("%v, and the log does not say it once:\n%s", err, &log)
 	}
 }
 

@@ -21,7 +21,8 @@ func (s *Supervisor) heed() {
 	}
 	n := s.heard.take()
 	if n.main != nil {
-		if err := s.newMain(n.main.pid); err != nil {
+		err := s.newMain(n.main.pid)
+		if err != nil && s.heard.firstRefusal() {
 			s.log.Warn("the process has named another as its main process, which it cannot be", "pid", c.pid, "mainpid", n.main.pid, "error", err)
 		}
 		s.heard.dealt(n.main, c.pid)
@@ -35,6 +36,50 @@ func (s *Supervisor) heed() {
 	if n.stopping && s.Status().State == Running {
 		s.log.Info("the process says that it is stopping", "pid", c.pid)
 		s.enter(Stopping)
+	}
+}
+
+// heedWhile runs do, which takes its time, and does meanwhile what the process asks for:
+// one that hands over to another must not be kept waiting.
+func (s *Supervisor) heedWhile(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-s.heard.wake:
+			s.heed()
+		}
+	}
+}
+
+// takenTime bounds how long a signal may wait for the process that it was sent to: on
+// a busy machine it does until that has its turn.
+const takenTime = 5 * time.Second
+
+// survives says whether the main process, or who has followed it, is there for so long
+// from now, and until it has taken what signals it was sent. If it says no, what an
+// ended process has left is gone.
+func (s *Supervisor) survives(c *child, d time.Duration) bool {
+	end := time.Now().Add(d)
+	last := end.Add(takenTime)
+	for {
+		if !c.mainEnds(time.Until(end)) {
+			if !c.isToTake() || time.Now().After(last) {
+				return true
+			}
+			end = time.Now().Add(firstLook)
+			continue
+		}
+		for pid := c.pid; pid == c.pid; {
+			select {
+			case <-c.done:
+				return false
+			case <-s.heard.wake:
+				s.heed()
+			}
+		}
 	}
 }
 

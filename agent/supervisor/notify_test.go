@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"patchagent/agent/sdnotify"
 )
 
@@ -111,7 +113,12 @@ func heardOf(t *testing.T, opts Options) (*Supervisor, func(words string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.child = &child{pid: r.PID, started: time.Now(), record: r, done: make(chan struct{})}
+	fd, err := unix.PidfdOpen(r.PID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	s.child = &child{pid: r.PID, fd: fd, started: time.Now(), record: r, done: make(chan struct{})}
 	s.heard.begin(s.child, false, opts.Watchdog)
 	return s, func(words string) {
 		for text := range strings.SplitSeq(words, "|") {

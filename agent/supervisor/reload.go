@@ -44,6 +44,7 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 	}
 	s.catchUp() // it may have named another process, which is the one to be told then
 	c, r := s.child, s.opts.Reload
+	s.told = c
 	if err := s.expect(r); err != nil {
 		return fmt.Errorf("%w: %w", ErrReloadFailed, err)
 	}
@@ -52,9 +53,10 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 	var err error
 	switch {
 	case len(r.Exec) > 0:
-		_, err = RunCommand(ctx, s.opts.command(r.Exec, env, r.Timeout))
+		tell := s.opts.command(r.Exec, env, r.Timeout)
+		err = s.heedWhile(func() error { _, err := RunCommand(ctx, tell); return err })
 	case r.HTTP != "":
-		err = post(ctx, r.HTTP, r.Timeout)
+		err = s.heedWhile(func() error { return post(ctx, r.HTTP, r.Timeout) })
 	case r.Signal != 0:
 		err = c.signal(r.Signal)
 	default:
@@ -67,7 +69,7 @@ func (s *Supervisor) reload(ctx context.Context, env []string) error {
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", ErrReloadFailed, err)
 	}
-	if c.endsWithin(surviveTime) {
+	if !s.survives(c, surviveTime) {
 		s.forget()
 		s.enter(Stopped)
 		return fmt.Errorf("%w: it ended when it was told (%s)", ErrReloadFailed, c.exit)

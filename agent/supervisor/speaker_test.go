@@ -23,7 +23,8 @@ import (
 // hangup what is in HANGUP, and at SIGUSR1 what is in the file "words". There | is
 // between messages and ; between lines; NOW is CLOCK_MONOTONIC. "exit" ends it, "keep
 // NAME" gives a listener at ADDR away to be kept, "child TEXT" has a child say it, and
-// "pass TEXT" makes a child the main process, says that, and ends without waiting.
+// "pass TEXT" makes a child the main process, says that, and ends without waiting; "name
+// TEXT" does not end.
 func speak(say func(...any)) {
 	told := make(chan os.Signal, 8)
 	signal.Notify(told, syscall.SIGUSR1, syscall.SIGHUP)
@@ -38,13 +39,13 @@ func speak(say func(...any)) {
 				os.Exit(0)
 			case "keep":
 				err = giveAway(rest)
-			case "pass":
+			case "pass", "name":
 				cmd := exec.Command(os.Args[0])
 				cmd.Env = append(os.Environ(), "SAY=", "HANGUP=RELOADING=1|READY=1")
 				if err = cmd.Start(); err == nil {
 					err = sayTo(fmt.Sprintf("MAINPID=%d\n%s", cmd.Process.Pid, strings.ReplaceAll(rest, ";", "\n")), nil)
 				}
-				if err == nil {
+				if err == nil && name == "pass" {
 					os.Exit(0)
 				}
 			case "child":

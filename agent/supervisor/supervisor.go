@@ -63,6 +63,7 @@ type Supervisor struct {
 	// Owned by Run.
 	opts     Options
 	child    *child
+	told     *child // that came up, or was told, last; for StillUp
 	restarts attempts
 	held     bool // a process that ends now is not started again
 	retry    *time.Timer
@@ -217,7 +218,9 @@ func (s *Supervisor) Start(ctx context.Context, env []string) error {
 		}
 		s.retry.Stop()
 		s.restarts, s.held = attempts{}, false
-		return s.start(ctx, env)
+		err := s.start(ctx, env)
+		s.told = s.child
+		return err
 	})
 }
 
@@ -277,6 +280,21 @@ func (s *Supervisor) Stop(ctx context.Context) error {
 // wraps ErrNotRunning or ErrReloadFailed.
 func (s *Supervisor) Reload(ctx context.Context, env []string) error {
 	return s.ask(ctx, func() error { return s.reload(ctx, env) })
+}
+
+// StillUp says whether a process that came up, or was told, is there still. The error
+// wraps ErrStartFailed.
+func (s *Supervisor) StillUp(ctx context.Context) error {
+	return s.ask(ctx, func() error {
+		switch c := s.child; {
+		case c != nil && !s.survives(c, 0):
+			return fmt.Errorf("%w: it ended right after it was up (%s)", ErrStartFailed, s.endOf(c))
+		case s.Status().State != Running, s.told != nil && c != s.told: // another was started since
+			return fmt.Errorf("%w: it ended right after it was up (%s)", ErrStartFailed, s.Status().LastExit)
+		default:
+			return nil
+		}
+	})
 }
 
 func (s *Supervisor) enter(state State) {

@@ -86,5 +86,7 @@ func (*child) remember()                             {}
 func (*child) owns(int) bool                         { return false }
 func (*child) close()                                {}
 func (*child) endsWithin(time.Duration) bool         { return true }
+func (*child) mainEnds(time.Duration) bool           { return true }
+func (*child) isToTake() bool                        { return false }
 func rotateOutput(string, int64, int) (int64, error) { return 0, nil }
 func (*Supervisor) newMain(int) error                { return errSystem }

@@ -74,6 +74,25 @@ func (k *keeper) left(t *testing.T) (all []Inherited) {
 	return all
 }
 
+// leave runs an agent whose sockets are kept, until it goes as if it were killed, and
+// returns the pid of its process.
+func (st *stage) leave(k *keeper) int {
+	st.t.Helper()
+	s := New(st.opts, hclog.NewNullLogger())
+	s.KeepSockets(k, nil)
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(context.Background()) }()
+	if err := s.Start(st.t.Context(), nil); err != nil {
+		st.t.Fatal(err)
+	}
+	left := s.Status().PID
+	s.Release()
+	if err := <-ended; err != nil {
+		st.t.Fatal(err)
+	}
+	return left
+}
+
 // Sockets outlive both the agent and the process where somebody keeps them.
 func TestSocketsAreKept(t *testing.T) {
 	st := holding(t)
@@ -83,16 +102,8 @@ func TestSocketsAreKept(t *testing.T) {
 			k.forget(name)
 		}
 	}()
-	s := New(st.opts, hclog.NewNullLogger())
-	s.KeepSockets(k, nil)
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(context.Background()) }()
-	if err := s.Start(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	left := s.Status().PID
-	s.Release() // as if it were killed
-	if err := errors.Join(<-ended, signalTo(left, syscall.SIGKILL)); err != nil {
+	left := st.leave(k)
+	if err := signalTo(left, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	ends(t, left)
@@ -135,18 +146,7 @@ func TestSocketsAreKept(t *testing.T) {
 func TestKeptSocketsOfALivingProcess(t *testing.T) {
 	st := holding(t)
 	k := &keeper{kept: map[string]int{}}
-	s := New(st.opts, hclog.NewNullLogger())
-	s.KeepSockets(k, nil)
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(context.Background()) }()
-	if err := s.Start(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	left := s.Status().PID
-	s.Release()
-	if err := <-ended; err != nil {
-		t.Fatal(err)
-	}
+	left := st.leave(k)
 	inherited := k.left(t)
 	for i := range inherited { // one of them comes from a socket unit
 		if name := inherited[i].Name; !strings.HasPrefix(name, keptPrefix+"tcp_") {
@@ -157,6 +157,7 @@ func TestKeptSocketsOfALivingProcess(t *testing.T) {
 	st.s = New(st.opts, hclog.NewNullLogger())
 	st.s.KeepSockets(k, inherited)
 	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
 	go func() { ended <- st.s.Run(ctx) }()
 	st.end = sync.OnceValue(func() error { cancel(); return <-ended })
 	t.Cleanup(func() { _ = st.end() })

@@ -130,6 +130,7 @@ command it runs the agent.
 		statusCommand(&file, io),
 		historyCommand(&file, io),
 		rollbackCommand(&file, io),
+		restartCommand(&file, io),
 		keygenCommand(io),
 		signCommand(io),
 	} {

@@ -23,8 +23,17 @@ const socketName = "agent.sock"
 
 // A request is carried out by the loop.
 type request struct {
-	ask    rollback
+	do     func(context.Context, *agent) answer
+	anew   bool        // by agent.toml as it is then
 	answer chan answer // with room for one
+}
+
+// carry carries a request out.
+func (a *agent) carry(ctx context.Context, r request, reread func(hangup bool)) {
+	if r.anew {
+		reread(false)
+	}
+	r.answer <- r.do(ctx, a)
 }
 
 // control takes requests at the socket and hands them to the loop; it says itself how
@@ -84,30 +93,23 @@ func (c *control) Run(ctx context.Context) error {
 	defer os.Remove(c.path)
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /rollback", func(w http.ResponseWriter, r *http.Request) {
-		req := request{answer: make(chan answer, 1)}
-		if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&req.ask); err != nil {
+		var ask rollback
+		if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&ask); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		if !c.open.Load() {
-			_ = json.NewEncoder(w).Encode(no(exitLater, "cannot roll back now: the agent goes on with what an earlier one has left; ask again in a moment"))
+		said := c.hand(r.Context(), "rollback", request{do: func(ctx context.Context, a *agent) answer { return a.rollBack(ctx, ask) }})
+		if ctx.Err() == nil { // else it is the agent that ends
+			_ = json.NewEncoder(w).Encode(said)
+		}
+	})
+	mux.HandleFunc("POST /restart", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxRequest)); err != nil { // r.Context ends with the command only when all is read
 			return
 		}
-		// Whoever asked may want to know no more when the answer comes: what was begun is
-		// finished.
-		var a answer
-		select {
-		case c.requests <- req:
-			select {
-			case a = <-req.answer:
-			case <-r.Context().Done():
-				a = no(exitFailed, "interrupted: the agent has begun the rollback and goes on with it; see `patchagent status`")
-			}
-		case <-r.Context().Done():
-			a = no(exitFailed, noSuchRollback)
-		}
-		if ctx.Err() == nil { // else it is the agent that ends
-			_ = json.NewEncoder(w).Encode(a)
+		said := c.hand(r.Context(), "restart", request{anew: true, do: func(ctx context.Context, a *agent) answer { return a.restart(ctx) }})
+		if ctx.Err() == nil {
+			_ = json.NewEncoder(w).Encode(said)
 		}
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(c.status()) })
@@ -121,25 +123,48 @@ func (c *control) Run(ctx context.Context) error {
 	return nil
 }
 
-// noSuchRollback is said to whoever interrupted a rollback before it was begun.
-const noSuchRollback = "interrupted: the rollback was not begun, and is not made"
+// hand has the loop carry a request out, when it comes to it. Whoever asked may want to
+// know no more before the answer comes, which is when ctx is done: what was begun is
+// finished. what is its name for people.
+func (c *control) hand(ctx context.Context, what string, r request) answer {
+	if !c.open.Load() {
+		return no(exitLater, "the %s cannot be made now: the agent goes on with what an earlier one has left; ask again in a moment", what)
+	}
+	r.answer = make(chan answer, 1)
+	select {
+	case c.requests <- r:
+	case <-ctx.Done():
+		return notMade(what)
+	}
+	select {
+	case a := <-r.answer:
+		return a
+	case <-ctx.Done():
+		return no(exitFailed, "interrupted: the agent has begun the %s and goes on with it; see `patchagent status`", what)
+	}
+}
+
+// notMade is the answer to whoever interrupted a request before it was begun.
+func notMade(what string) answer {
+	return no(exitFailed, "interrupted: the %s was not begun, and is not made", what)
+}
 
 var errNoAgent = errors.New("no agent is running")
 
 // askAgent has the running agent carry a request out; the error wraps errNoAgent
 // if there is none. When ctx is done the answer says whether the agent has begun it.
-func askAgent(ctx context.Context, stateDir string, ask rollback) (a answer, err error) {
+func askAgent(ctx context.Context, stateDir, what string, ask any) (a answer, err error) {
 	body, err := json.Marshal(ask)
 	if err == nil {
-		err = callAgent(ctx, stateDir, http.MethodPost, "/rollback", bytes.NewReader(body), &a)
+		err = callAgent(ctx, stateDir, http.MethodPost, "/"+what, bytes.NewReader(body), &a)
 	}
 	switch {
 	case err == nil || ctx.Err() == nil:
 		return a, err
 	case errors.Is(err, errNoAgent):
-		return no(exitFailed, noSuchRollback), nil
+		return notMade(what), nil
 	default:
-		return no(exitFailed, "interrupted: the agent does not say whether it has begun the rollback; see `patchagent status`"), nil
+		return no(exitFailed, "interrupted: the agent does not say whether it has begun the %s; see `patchagent status`", what), nil
 	}
 }
 

@@ -9,31 +9,39 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// Who interrupts the command for a rollback is told whether the agent has begun it.
-func TestRollbackCommandIsInterrupted(t *testing.T) {
+// Who interrupts a command for a rollback or a restart is told whether the agent has begun
+// it.
+func TestCommandIsInterrupted(t *testing.T) {
 	dir := t.TempDir()
-	c, err := listen(dir, hclog.NewNullLogger(), func() status { return status{} })
+	agent, err := listen(dir, hclog.NewNullLogger(), func() status { return status{} })
 	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	serving, end := context.WithCancel(t.Context())
-	go func() { ended <- c.Run(serving) }()
+	go func() { ended <- agent.Run(serving) }()
 	defer func() { end(); <-ended }()
-	c.open.Store(true)
+	agent.open.Store(true)
 
-	for when, want := range map[string]string{"before it is asked": "was not begun", "before it begins": "was not begun", "when it has begun": "goes on with it"} {
+	for _, c := range []struct{ what, when, want string }{
+		{"rollback", "before it is asked", "the rollback was not begun"},
+		{"rollback", "before it begins", "the rollback was not begun"},
+		{"rollback", "when it has begun", "begun the rollback and goes on with it"},
+		{"restart", "before it is asked", "the restart was not begun"},
+		{"restart", "before it begins", "the restart was not begun"},
+		{"restart", "when it has begun", "begun the restart and goes on with it"},
+	} {
 		ctx, interrupt := context.WithCancel(t.Context())
-		switch when {
+		switch c.when {
 		case "before it is asked":
 			interrupt()
 		case "before it begins":
 			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { interrupt() }})
 		default:
-			go func() { <-c.requests; interrupt() }()
+			go func() { <-agent.requests; interrupt() }()
 		}
-		if said, err := askAgent(ctx, dir, rollback{}); err != nil || said.Status != exitFailed || !strings.Contains(said.Message, want) {
-			t.Errorf("interrupted %s: %+v, %v", when, said, err)
+		if said, err := askAgent(ctx, dir, c.what, rollback{}); err != nil || said.Status != exitFailed || !strings.Contains(said.Message, c.want) {
+			t.Errorf("%s interrupted %s: %+v, %v", c.what, c.when, said, err)
 		}
 		interrupt()
 	}

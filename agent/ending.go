@@ -178,7 +178,7 @@ func advice(r record.Receipt) string {
 		return r.Reason.Advice()
 	}
 	return "The process is down, on the files from before the patch. First find out what keeps it from starting (`patchagent status`, `patchagent check`, its output) and mend that: " +
-		"a change of how it is started in agent.toml, a patch or a new start of the agent starts it. Then, if it was the package: " + r.Reason.Advice()
+		"`patchagent restart`, a change of how it is started in agent.toml, a patch or a new start of the agent starts it. Then, if it was the package: " + r.Reason.Advice()
 }
 
 // logOutcome writes the one line that says how a drop ended.

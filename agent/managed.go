@@ -31,6 +31,7 @@ type managed interface {
 	Start(ctx context.Context, env []string) error
 	Hold(context.Context) error
 	Resume()
+	Retry() (again bool)
 	Precheck(ctx context.Context, env []string) error
 	Reload(ctx context.Context, env []string) error
 	StillUp(context.Context) error

@@ -26,7 +26,7 @@ func rollbackCommand(file *string, io Program) *cobra.Command {
 			if cmd.Flags().Changed("to") {
 				ask.To = &to
 			}
-			a, err := askAgent(cmd.Context(), cfg.State.Dir, ask)
+			a, err := askAgent(cmd.Context(), cfg.State.Dir, "rollback", ask)
 			if errors.Is(err, errNoAgent) {
 				a, err = rollBackAlone(cmd.Context(), cfg, io, ask)
 			}

@@ -79,7 +79,7 @@ func (a *agent) loop(ctx context.Context, w wakes, reread func(hangup bool)) {
 		}
 		select { // what an operator asks for comes before the next patch
 		case r := <-w.asked:
-			r.answer <- a.rollBack(ctx, r.ask)
+			a.carry(ctx, r, reread)
 			continue
 		default:
 		}
@@ -110,7 +110,7 @@ func (a *agent) sleep(ctx context.Context, w wakes, timer <-chan time.Time, rere
 		case said := <-a.onAnswer():
 			a.answered(ctx, said)
 		case r := <-w.asked:
-			r.answer <- a.rollBack(ctx, r.ask)
+			a.carry(ctx, r, reread)
 		case <-w.config:
 			reread(false)
 		case <-w.hangup:

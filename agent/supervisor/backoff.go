@@ -76,13 +76,13 @@ func (a *attempts) lived(b Backoff, up time.Duration) {
 	}
 }
 
-// again plans the next attempt, or gives up: then only a patch, a rollback or an
-// agent that is started starts the process.
+// again plans the next attempt, or gives up: then only a restart, a patch, a rollback or
+// an agent that is started starts the process.
 func (s *Supervisor) again() {
 	delay, ok := s.restarts.next(s.opts.Backoff, time.Now())
 	if !ok {
 		b := s.opts.Backoff.withDefaults()
-		s.log.Error("the process does not stay up; it is left down until a patch, a rollback, a change of how it is started or a new start of the agent", "attempts", b.Limit, "within", b.Window.String())
+		s.log.Error("the process does not stay up; it is left down until a restart, a patch, a rollback, a change of how it is started or a new start of the agent", "attempts", b.Limit, "within", b.Window.String())
 		s.enter(Failed)
 		return
 	}
@@ -101,10 +101,16 @@ func (s *Supervisor) startAgain(ctx context.Context) {
 	}
 	if err := s.start(ctx, nil); err != nil && ctx.Err() == nil {
 		s.log.Error("cannot start the process", "error", err)
-		if s.opts.Restart == Never {
-			s.enter(Failed)
-			return
-		}
-		s.again()
+		s.startFailed()
 	}
+}
+
+// startFailed says whether the process, which did not come up, is tried again.
+func (s *Supervisor) startFailed() bool {
+	if s.opts.Restart == Never {
+		s.enter(Failed)
+		return false
+	}
+	s.again()
+	return s.Status().State == Waiting
 }

@@ -279,6 +279,18 @@ func TestExternalResume(t *testing.T) {
 		t.Errorf("%v, %q", err, m.verbs()[before:])
 	}
 
+	// What did not come up when somebody has asked for it is tried again, too.
+	m.put("start", "exit 1")
+	if err := errors.Join(x.Stop(t.Context(), nil), x.Start(t.Context(), nil)); !errors.Is(err, ErrStartFailed) {
+		t.Fatal(err)
+	}
+	if again := x.Retry(); !again {
+		t.Errorf("%+v", x.Status())
+	}
+	eventually(t, "the next attempt to be planned", func() bool { return x.Status().State == Waiting })
+	m.put("start", "touch active")
+	eventually(t, "a start after a retry", x.Up)
+
 	// An operator is faster: it is not stopped again for that.
 	m.put("start", "exit 1")
 	m.put("active", "")

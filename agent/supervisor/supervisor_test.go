@@ -245,6 +245,26 @@ func TestMendedStart(t *testing.T) {
 	}
 }
 
+// What did not come up when somebody has asked for it is tried again as the policy says.
+func TestRetry(t *testing.T) {
+	for policy, want := range map[Policy]State{Never: Failed, OnFailure: Waiting, Always: Waiting} {
+		t.Run(string(policy), func(t *testing.T) {
+			st := newStage(t, "fails")
+			st.opts.Restart, st.opts.Backoff = policy, Backoff{First: time.Hour, Max: time.Hour, Limit: 1, Window: time.Hour}
+			s := st.run()
+			for range 2 { // each has all its attempts
+				if err := s.Start(t.Context(), nil); !errors.Is(err, ErrStartFailed) {
+					t.Fatal(err)
+				}
+				again := s.Retry()
+				if status := s.Status(); again != (want == Waiting) || status.State != want || !strings.Contains(status.LastError, "exit status 3") {
+					t.Errorf("%v, %+v", again, status)
+				}
+			}
+		})
+	}
+}
+
 // While its files are changed a process that ends is left down.
 func TestHold(t *testing.T) {
 	st := newStage(t, "plain")

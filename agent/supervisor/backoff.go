@@ -82,7 +82,7 @@ func (s *Supervisor) again() {
 	delay, ok := s.restarts.next(s.opts.Backoff, time.Now())
 	if !ok {
 		b := s.opts.Backoff.withDefaults()
-		s.log.Error("the process does not stay up; it is left down until a restart, a patch, a rollback, a change of how it is started or a new start of the agent", "attempts", b.Limit, "within", b.Window.String())
+		s.log.Error("the process does not stay up; it is left down until a restart, a patch, a rollback, a change of how it is started or a new start of the agent", "attempts", b.Limit, "within", b.Window.String(), "hint", restartHint)
 		s.enter(Failed)
 		return
 	}

@@ -171,7 +171,7 @@ func (x *External) startAgain(ctx context.Context) {
 	}
 	if x.starts++; x.starts >= mostStarts {
 		x.owed = false
-		x.log.Error("the service does not come up; it is left down until a restart, a patch, or until its manager is told to start it", "attempts", x.starts, "error", err)
+		x.log.Error("the service does not come up; it is left down until a restart, a patch, or until its manager is told to start it", "attempts", x.starts, "error", err, "hint", restartHint)
 		x.enter(Failed)
 		return
 	}

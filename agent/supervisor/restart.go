@@ -2,6 +2,9 @@ package supervisor
 
 import "context"
 
+// restartHint is what starts a process again that is left down.
+const restartHint = "patchagent restart"
+
 // Retry is for whoever could not Start the process: it is started again as the policy
 // says, with all its attempts, and the first of them comes after the first delay. It says
 // whether that is so; otherwise the process is left down, as Failed.
@@ -16,6 +19,14 @@ func (s *Supervisor) Retry() (again bool) {
 		return nil
 	})
 	return again
+}
+
+// noteLeft says of a process that has ended, and that the policy leaves so, what starts
+// it again.
+func (s *Supervisor) noteLeft() {
+	if s.Status().State == Ended {
+		s.log.Warn("the process stays down until a restart, a patch, a rollback or a new start of the agent", "hint", restartHint)
+	}
 }
 
 // Retry is as of Supervisor: it is tried every statusPause, mostStarts times, whatever

@@ -211,7 +211,7 @@ func (s *Supervisor) exited() {
 		return
 	}
 	if s.opts.Restart == Never || s.opts.Restart == OnFailure && c.exit.success() && !killed {
-		log.Warn("the process "+how+" and is left so", "restart", string(s.opts.Restart))
+		log.Warn("the process "+how+" and is left so", "restart", string(s.opts.Restart), "hint", restartHint)
 		s.enter(Ended)
 		return
 	}

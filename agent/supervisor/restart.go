@@ -21,14 +21,6 @@ func (s *Supervisor) Retry() (again bool) {
 	return again
 }
 
-// noteLeft says of a process that has ended, and that the policy leaves so, what starts
-// it again.
-func (s *Supervisor) noteLeft() {
-	if s.Status().State == Ended {
-		s.log.Warn("the process stays down until a restart, a patch, a rollback or a new start of the agent", "hint", restartHint)
-	}
-}
-
 // Retry is as of Supervisor: it is tried every statusPause, mostStarts times, whatever
 // the policy is. A service that could not be stopped is started should it end after all.
 func (x *External) Retry() (again bool) {

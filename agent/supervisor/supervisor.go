@@ -126,7 +126,6 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case <-exited:
 			s.configure()
 			s.exited()
-			s.noteLeft()
 		case <-s.retry.C:
 			s.configure()
 			s.startAgain(ctx)

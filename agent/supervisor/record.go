@@ -63,14 +63,29 @@ func padded(data []byte) []byte {
 	return append(data, strings.Repeat(" ", max(0, recordSize-1-len(data)))+"\n"...)
 }
 
-// overwrite replaces the beginning of a file that is there.
+// overwrite replaces the content of a file that is there, which stays as it was if
+// there is no room. It becomes no shorter: what is longer than data is filled up with
+// spaces.
 func overwrite(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteAt(data, 0)
-	return errors.Join(err, f.Close())
+	return errors.Join(overwriteFile(f, data), f.Close())
+}
+
+func overwriteFile(f *os.File, data []byte) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := int(info.Size())
+	data = append(data, strings.Repeat(" ", max(0, size-len(data)))...)
+	if _, err := f.WriteAt(data[size:], info.Size()); err != nil {
+		return errors.Join(err, f.Truncate(info.Size()))
+	}
+	_, err = f.WriteAt(data[:size], 0)
+	return err
 }
 
 // readRecord returns the zero record if there is none, or if it is torn, which

@@ -75,8 +75,12 @@ func cgroupPrefix(stateFile string) (prefix string, known bool) {
 // removeLeftovers removes the empty cgroups of an agent that could not do so
 // itself: it was killed, or something in them took long to end.
 func removeLeftovers(own, prefix string) {
-	left, _ := filepath.Glob(filepath.Join(own, prefix+"*"))
-	for _, dir := range left {
+	all, _ := os.ReadDir(own)
+	for _, e := range all {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		dir := filepath.Join(own, e.Name())
 		if empty, err := cgroupEmpty(dir); err == nil && empty {
 			removeCgroup(dir)
 		}

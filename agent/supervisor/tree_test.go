@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -309,6 +310,29 @@ func TestCgroupsBelow(t *testing.T) {
 	}
 	if now := readState(t, st).Cgroup; now == dir || !slices.Equal(cgroupsOf(t, st.opts.StateFile), []string{now}) {
 		t.Errorf("before %s, now %s; there are %v", dir, now, cgroupsOf(t, st.opts.StateFile))
+	}
+}
+
+// Empty cgroups of an agent are removed also below one whose name has what systemd makes
+// of a dash.
+func TestLeftoversOfSystemd(t *testing.T) {
+	newTree(t, "plain", true) // skips where there can be none
+	own, _, err := ownCgroup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	slice := filepath.Join(own, fmt.Sprintf(`left\x2d%d.slice`, os.Getpid()))
+	defer removeCgroup(slice)
+	for _, name := range []string{"", "patchagent-aa-1", "patchagent-bb-1"} {
+		if err := os.Mkdir(filepath.Join(slice, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removeLeftovers(slice, "patchagent-aa-")
+	_, ours := os.Stat(filepath.Join(slice, "patchagent-aa-1"))
+	_, theirs := os.Stat(filepath.Join(slice, "patchagent-bb-1"))
+	if ours == nil || theirs != nil {
+		t.Errorf("ours: %v, another agent's: %v", ours, theirs)
 	}
 }
 

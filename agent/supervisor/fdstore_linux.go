@@ -58,7 +58,8 @@ func (s *Supervisor) keep(m *sdnotify.Received) {
 }
 
 // add takes descriptors in. One of the same open file as another is closed, and so are
-// those that there is no room for; it returns how many those are.
+// those that there is no room for, among the agent's own descriptors, too; it returns how
+// many those are.
 func (s *store) add(fds []int, name string, poll bool) (over int) {
 	s.prune()
 	s.mu.Lock()
@@ -73,7 +74,12 @@ func (s *store) add(fds []int, name string, poll bool) (over int) {
 			continue
 		}
 		// One that does not block goes on like that: its flag is that of the process's own.
-		s.kept = append(s.kept, kept{os.NewFile(uintptr(fd), name), name, poll})
+		f, err := raw(fd, name)
+		if err != nil {
+			over++
+			continue
+		}
+		s.kept = append(s.kept, kept{f, name, poll})
 	}
 	return over
 }

@@ -114,9 +114,46 @@ func TestStore(t *testing.T) {
 	a, b := os.NewFile(uintptr(pair[0]), "a"), os.NewFile(uintptr(pair[1]), "b")
 	defer a.Close()
 	defer b.Close()
+	// The agent is not woken by what goes on in one that does not block.
+	quiet := dup(a)
+	if err := unix.SetNonblock(quiet, true); err != nil {
+		t.Fatal(err)
+	}
+	s.empty()
+	if over := s.add([]int{quiet}, "quiet", true); over != 0 {
+		t.Fatal("refused")
+	}
+	if fd := int(s.kept[0].file.Fd()); polled(t, fd) {
+		t.Errorf("descriptor %d is polled", fd)
+	}
+	if on, err := unix.FcntlInt(a.Fd(), unix.F_GETFL, 0); err != nil || on&unix.O_NONBLOCK == 0 {
+		t.Errorf("it blocks now: %v", err)
+	}
 	again := dup(a)
 	defer unix.Close(again)
 	if !sameSocket(pair[0], again) || sameSocket(pair[0], pair[1]) || sameSocket(int(one.Fd()), int(one.Fd())) {
 		t.Error("sockets are not told apart")
 	}
+}
+
+// polled says whether a descriptor is in an epoll instance of this process.
+func polled(t *testing.T, fd int) bool {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if target, _ := os.Readlink("/proc/self/fd/" + e.Name()); target != "anon_inode:[eventpoll]" {
+			continue
+		}
+		info, err := os.ReadFile("/proc/self/fdinfo/" + e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(info), fmt.Sprintf("tfd: %8d ", fd)) {
+			return true
+		}
+	}
+	return false
 }

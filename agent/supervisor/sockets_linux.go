@@ -270,7 +270,7 @@ func (l *listener) isAtPath() bool {
 
 // raw returns the descriptor as a file that the Go runtime does not poll: it would be
 // woken by every connection, and make the socket blocking, for the process too, when
-// that is handed over.
+// that is handed over. After an error the descriptor is closed.
 func raw(fd int, name string) (*os.File, error) {
 	null, err := unix.Open(os.DevNull, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

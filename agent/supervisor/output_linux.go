@@ -19,7 +19,7 @@ func openOutputs(opts Options) (stdout, stderr *os.File, err error) {
 	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND
 	switch {
 	case opts.Output != "":
-		if stdout, err = os.OpenFile(opts.Output, flags, 0o640); err != nil {
+		if stdout, err = openOutput(opts.Output, flags); err != nil {
 			return nil, nil, fmt.Errorf("cannot open target.output: %w", err)
 		}
 		return stdout, stdout, nil
@@ -35,6 +35,34 @@ func openOutputs(opts Options) (stdout, stderr *os.File, err error) {
 	return nil, nil, fmt.Errorf("cannot open the file in state.dir for the process's output: %w", err)
 }
 
+// openOutput never waits: what is no file is opened as if it were not to block, as a pipe
+// would until it has a reader, and blocks afterwards, as programs expect of their output.
+func openOutput(path string, flags int) (*os.File, error) {
+	const mode = 0o640
+	if info, err := os.Stat(path); err != nil || info.Mode().IsRegular() {
+		return os.OpenFile(path, flags, mode)
+	}
+	fd, err := -1, error(unix.EINTR)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(path, flags|unix.O_NONBLOCK|unix.O_CLOEXEC, mode)
+	}
+	if errors.Is(err, unix.ENXIO) && isPipe(path) {
+		return nil, fmt.Errorf("nobody reads the pipe %s; start its reader first", path)
+	}
+	if err == nil {
+		err = unix.SetNonblock(fd, false)
+	}
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func isPipe(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == fs.ModeNamedPipe
+}
+
 // rotateOutput moves the beginning of an output that has grown over max into
 // path.1, and what was there into path.2 and so on up to keep. The process holds
 // the file open and appends, so it cannot be renamed away. Its beginning is taken
@@ -45,6 +73,9 @@ func openOutputs(opts Options) (stdout, stderr *os.File, err error) {
 // it has taken out.
 func rotateOutput(path string, limit int64, keep int) (taken int64, err error) {
 	if path == "" || limit <= 0 || keep <= 0 {
+		return 0, nil
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return 0, nil
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

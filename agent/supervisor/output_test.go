@@ -4,12 +4,17 @@ package supervisor
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // No line is lost or torn while the output is rotated under a process that writes.
@@ -87,5 +92,36 @@ func TestOutputIsRotatedElsewhere(t *testing.T) {
 	rest, err := os.ReadFile(path)
 	if err != nil || string(first)+string(rest) != text {
 		t.Errorf("%d + %d bytes of %d, %v", len(first), len(rest), len(text), err)
+	}
+}
+
+// A pipe is written to if somebody reads it. The agent does not wait for that.
+func TestOutputIsAPipe(t *testing.T) {
+	st := newStage(t, "prints")
+	st.opts.Ready = Ready{Delay: time.Millisecond, Timeout: time.Minute}
+	st.opts.Command, st.opts.Env = []string{"sh", "-c", "echo hello; exec sleep 1000"}, nil
+	if err := unix.Mkfifo(st.opts.Output, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := st.run()
+	if err := s.Start(t.Context(), nil); !errors.Is(err, ErrStartFailed) || !strings.Contains(err.Error(), "nobody reads the pipe "+st.opts.Output) {
+		t.Fatalf("%v", err)
+	}
+	r, err := os.OpenFile(st.opts.Output, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := s.Start(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, len("hello\n"))
+	if _, err := io.ReadFull(r, line); err != nil || string(line) != "hello\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/1", s.Status().PID))
+	_, flags, _ := strings.Cut(string(info), "flags:\t")
+	if mode, _ := strconv.ParseUint(strings.Fields(flags + " ?")[0], 8, 64); err != nil || mode == 0 || mode&unix.O_NONBLOCK != 0 {
+		t.Errorf("it does not block: %q, %v", info, err)
 	}
 }

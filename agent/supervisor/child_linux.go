@@ -87,7 +87,7 @@ func spawn(opts Options, with surroundings) (*child, error) {
 	s, err := specOf(opts, with)
 	if err != nil {
 		if with.copy != nil {
-			with.copy.letGo()
+			err = alsoHangs(err, with.copy.letGo())
 		}
 		return nil, err
 	}
@@ -100,22 +100,32 @@ func spawn(opts Options, with surroundings) (*child, error) {
 	s.Env = append(s.Env, []byte(invocationName+"="+w.mark.invocation))
 	c, err := putOnRecord(w, opts.StateFile)
 	if err != nil {
-		w.letGo()
-		return nil, err
+		return nil, alsoHangs(err, w.letGo())
 	}
 	if with.born != nil {
 		with.born(c)
 	}
 	if err := w.become(s); err != nil {
-		w.letGo()
+		hangs := w.letGo()
+		if hangs == nil && errors.Is(err, os.ErrDeadlineExceeded) {
+			c.tree.kill(c.pid, false) // should it have begun to be the process at the last moment
+		}
 		c.close()
 		removeState(opts.StateFile)
-		return nil, err
+		return nil, alsoHangs(err, hangs)
 	}
 	w.close()
 	c.started = time.Now() // what came before was not the process
 	go c.wait()
 	return c, nil
+}
+
+// alsoHangs adds to an error that the copy could not be ended.
+func alsoHangs(err, hangs error) error {
+	if hangs == nil {
+		return err
+	}
+	return fmt.Errorf("%w; and %w", err, hangs)
 }
 
 // startCopy starts the copy that waits.

@@ -49,7 +49,13 @@ type waiting struct {
 	cmd    *exec.Cmd
 	socket *os.File
 	mark   mark
+	within time.Duration // from the word until it is the process
 }
+
+// becomeTime bounds how long a copy may take to become the process. What takes it longer
+// than a busy program file is a folder that does not answer, such as one of a server that
+// is gone, or somebody who has stopped it.
+const becomeTime = busyTime + 8*time.Second
 
 // alone is the environment of the copy: one goroutine runs at a time, and neither
 // the collector nor the scheduler interrupts it (see execute). What it becomes gets
@@ -65,7 +71,8 @@ func startWaiting(stdout, stderr *os.File, files []*os.File, m mark) (*waiting, 
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "socket")
 	defer theirs.Close()
-	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), mark: m}
+	_ = unix.SetNonblock(pair[0], true) // so that it knows deadlines
+	w := &waiting{socket: os.NewFile(uintptr(pair[0]), "socket"), mark: m, within: becomeTime}
 	command := func() *exec.Cmd {
 		cmd := &exec.Cmd{
 			Path: "/proc/self/exe", Args: []string{ExecName}, Env: alone,
@@ -114,25 +121,45 @@ func (w *waiting) start(command func() *exec.Cmd) error {
 
 func (w *waiting) close() { _ = w.socket.Close() }
 
-// letGo ends a copy that is not to become anything, and its cgroup.
-func (w *waiting) letGo() {
+// letGo ends a copy that is not to become anything, and its cgroup. The error is that of
+// one that hangs in the kernel: it ends as soon as it does not, and whoever collects
+// orphans collects it.
+func (w *waiting) letGo() error {
 	w.close()
 	_ = w.cmd.Process.Kill() // should it hang; there is nothing in it that could be lost
+	pid := w.cmd.Process.Pid
+	for began := time.Now(); w.waits(); time.Sleep(sweepPause) {
+		if time.Since(began) > killTime {
+			ownChildren.leave(pid, w.cmd)
+			_ = w.cmd.Process.Release()
+			return fmt.Errorf("the copy that was to become it, pid %d, is still there %s after SIGKILL; it hangs in the kernel, see /proc/%[1]d/wchan", pid, killTime)
+		}
+	}
 	_ = ownChildren.wait(w.cmd)
 	w.mark.remove()
+	return nil
 }
 
 // become tells the copy, and returns when it is the process. It has closed its end
-// without a word then, or has ended, which its waiter finds out.
+// without a word then, or has ended, which its waiter finds out. After any error it
+// has to be let go; if the error wraps os.ErrDeadlineExceeded it may be the process even
+// so.
 func (w *waiting) become(s *spec) error {
+	_ = w.socket.SetDeadline(time.Now().Add(w.within))
 	err := json.NewEncoder(w.socket).Encode(s)
 	if err == nil {
 		err = unix.Shutdown(int(w.socket.Fd()), unix.SHUT_WR)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return w.late(s, err)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot tell a new process what to execute: %w", err)
 	}
 	data, err := io.ReadAll(w.socket)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return w.late(s, err)
+	}
 	if err != nil || len(data) == 0 {
 		return err
 	}
@@ -141,6 +168,11 @@ func (w *waiting) become(s *spec) error {
 		return fmt.Errorf("cannot execute %s: %w", s.Path, err)
 	}
 	return &fs.PathError{Op: r.Op, Path: string(r.Path), Err: r.Errno}
+}
+
+func (w *waiting) late(s *spec, err error) error {
+	return fmt.Errorf("cannot execute %s in %s within %s: either is on a file system that does not answer, or the new process was stopped (SIGSTOP): %w",
+		s.Path, s.Dir, w.within, err)
 }
 
 // keep tells the copy to stay for a while should the agent end without a word.

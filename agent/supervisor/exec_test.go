@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -103,4 +104,35 @@ func TestTornSpec(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	w.close()
+}
+
+// A copy that does nothing does not keep its agent from all else.
+func TestCopyThatDoesNotBecomeTheProcess(t *testing.T) {
+	for name, size := range map[string]int{"short word": 0, "long word": 100 << 10} {
+		t.Run(name, func(t *testing.T) {
+			st := newTree(t, "plain", false)
+			for i := range 20 { // together more than a socket takes in
+				st.opts.Env[fmt.Sprint("LARGE_", i)] = strings.Repeat("x", size)
+			}
+			s := st.run()
+			s.Prepare(t.Context())
+			pid := standbyOf(t, s)
+			if err := signalTo(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.ask(t.Context(), func() error { s.standby.copy.within = 50 * time.Millisecond; return nil }); err != nil {
+				t.Fatal(err)
+			}
+			err := s.Start(t.Context(), nil)
+			if !errors.Is(err, ErrStartFailed) || !strings.Contains(err.Error(), "was stopped (SIGSTOP)") || alive(pid) {
+				t.Errorf("%v", err)
+			}
+			if r, err := readRecord(st.opts.StateFile); err != nil || r.PID != 0 {
+				t.Errorf("%+v is on record, %v", r, err)
+			}
+			if err := s.Start(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -26,12 +26,16 @@ func reopen(r recorded) (c *child, killed int, err error) {
 		err = unix.ESRCH
 	}
 	if errors.Is(err, unix.ESRCH) {
-		killed, left := treeOf(r).kill(r.PID, false)
-		if len(left) > 0 {
+		killed, left, unseen := treeOf(r).kill(r.PID, false)
+		switch {
+		case unseen != nil:
+			err = fmt.Errorf("what the ended process %d had started may be still there: %w", r.PID, unseen)
+		case len(left) > 0:
 			err = fmt.Errorf("what the ended process %d had started survives SIGKILL: %v", r.PID, left)
-			return nil, killed, err
+		default:
+			err = nil
 		}
-		return nil, killed, nil
+		return nil, killed, err
 	}
 	if err != nil {
 		return nil, 0, err

@@ -386,7 +386,7 @@ func TestStrangerIsNotTouched(t *testing.T) {
 			st.opts.Env["ADDR"] = address
 			stranger := killed(t, st)
 			r := readState(t, st)
-			t.Cleanup(func() { treeOf(r).kill(0, false) }) // runs before the stranger is killed
+			t.Cleanup(func() { _, _, _ = treeOf(r).kill(0, false) }) // runs before the stranger is killed
 			if c.ended {
 				if err := signalTo(stranger, syscall.SIGKILL); err != nil {
 					t.Fatal(err)

@@ -227,7 +227,7 @@ func tellCgroup(dir string) error {
 // killCgroup kills all that is in the cgroup and those below it, and removes them.
 // It says how many were killed, and which are still there after sweepTime. No number
 // is involved, so nothing else can be hit, and nothing that is started meanwhile
-// gets away.
+// gets away. After an error it is not known whether anything is in it.
 func killCgroup(dir string) (killed int, left []int, err error) {
 	members := cgroupMembers(dir)
 	err = tellCgroup(dir)
@@ -239,11 +239,11 @@ func killCgroup(dir string) (killed int, left []int, err error) {
 	}
 	for began := time.Now(); ; time.Sleep(sweepPause) {
 		empty, err := cgroupEmpty(dir)
-		if empty || err != nil {
+		if empty || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) { // it may be removed by now
 			break
 		}
 		if time.Since(began) > sweepTime {
-			return len(members), cgroupMembers(dir), nil
+			return len(members), cgroupMembers(dir), err
 		}
 	}
 	removeCgroup(dir)

@@ -31,6 +31,7 @@ type child struct {
 	exit   exitStatus
 	killed int   // processes that the main one had left
 	left   []int // those that did not go even so
+	unseen error // why there may be others
 
 	waiters
 }
@@ -108,7 +109,7 @@ func spawn(opts Options, with surroundings) (*child, error) {
 	if err := w.become(s); err != nil {
 		hangs := w.letGo()
 		if hangs == nil && errors.Is(err, os.ErrDeadlineExceeded) {
-			c.tree.kill(c.pid, false) // should it have begun to be the process at the last moment
+			_, _, _ = c.tree.kill(c.pid, false) // should it have begun to be the process at the last moment
 		}
 		c.close()
 		removeState(opts.StateFile)

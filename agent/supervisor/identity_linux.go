@@ -38,23 +38,35 @@ func statOf(pid int) (procStat, error) {
 	return procStat{parent, group, session, start}, errors.Join(err1, err2, err3, err4)
 }
 
-// processes are all that there are; they come and go while they are listed.
+// scarce says whether an error is about what this program can have, such as open files,
+// and not about what it was to look at.
+func scarce(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
+}
+
+// processes are all that there are and that may be looked at; they come and go while
+// they are listed. With an error, some of them may be missing.
 func processes() (map[int]procStat, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
+	var missing error
 	all := make(map[int]procStat, len(entries))
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if st, err := statOf(pid); err == nil {
+		st, err := statOf(pid)
+		switch {
+		case err == nil:
 			all[pid] = st
+		case scarce(err):
+			missing = err
 		}
 	}
-	return all, nil
+	return all, missing
 }
 
 // bootID names what process numbers are counted in: the boot, and within it the

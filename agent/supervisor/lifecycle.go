@@ -167,9 +167,14 @@ func (s *Supervisor) stop() error {
 }
 
 // survived is the error of an ended process that has left something which does not
-// go by SIGKILL.
+// go by SIGKILL, or may have.
 func (c *child) survived() error {
-	if len(c.left) == 0 {
+	switch {
+	case c.unseen != nil && len(c.left) == 0:
+		return fmt.Errorf("%w: what pid %d had started may be still there: %w", ErrStopFailed, c.pid, c.unseen)
+	case c.unseen != nil:
+		return fmt.Errorf("%w: of what pid %d had started there are still pids %v, and maybe others: %w", ErrStopFailed, c.pid, c.left, c.unseen)
+	case len(c.left) == 0:
 		return nil
 	}
 	return fmt.Errorf("%w: what pid %d had started is still there after SIGKILL: pids %v; they hang in the kernel, see /proc/PID/wchan, or start others faster than they end", ErrStopFailed, c.pid, c.left)

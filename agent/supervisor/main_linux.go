@@ -43,14 +43,17 @@ func newChild(r recorded, fd int, cmd *exec.Cmd) (*child, error) {
 	if cmd == nil {
 		m.theirs = !ownChildren.await(m.pid, m)
 	}
-	return &child{pid: r.PID, fd: fd, record: r, tree: treeOf(r), done: make(chan struct{}),
-		waiters: waiters{wake: wake, mains: []*main{m}}}, nil
+	c := &child{pid: r.PID, fd: fd, record: r, tree: treeOf(r), done: make(chan struct{}),
+		waiters: waiters{wake: wake, mains: []*main{m}}}
+	c.tree.spares.keep()
+	return c, nil
 }
 
 // close is for a child that has ended, after the last signal.
 func (c *child) close() {
 	_ = unix.Close(c.fd)
 	_ = unix.Close(c.wake)
+	c.tree.spares.giveUp()
 }
 
 // owns says whether a process belongs to what was started as c: itself, or
@@ -77,7 +80,7 @@ func (c *child) wait() {
 	}
 	last := c.mains[len(c.mains)-1]
 	reserved := slices.ContainsFunc(c.mains, func(m *main) bool { return m.cmd != nil && m.pid == c.tree.leader })
-	c.killed, c.left = c.tree.kill(last.pid, reserved)
+	c.killed, c.left, c.unseen = c.tree.kill(last.pid, reserved)
 	for _, m := range c.mains[:len(c.mains)-1] {
 		if pidfdEnds(m.fd, 0) {
 			m.collect()

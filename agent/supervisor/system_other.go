@@ -29,6 +29,7 @@ type child struct {
 	exit    exitStatus
 	killed  int
 	left    []int
+	unseen  error
 }
 
 // Reaper has nothing to do: what is left behind is the system's here.

@@ -26,10 +26,12 @@ type tree struct {
 	cgroup          string // its folder; "": none
 	cgroupName      string
 
-	mu   sync.Mutex
-	seen map[int]uint64 // members that were met, and when they were started
+	mu     sync.Mutex
+	seen   map[int]uint64 // members that were met, and when they were started
+	missed error          // why a look at a process has failed that may be one; of members
 
 	lineage lineage // is never killed
+	spares  spares
 }
 
 func treeOf(r recorded) *tree {
@@ -64,33 +66,42 @@ const (
 )
 
 // kill kills what is left of a tree whose main process has ended, and says how many
-// that were and which of them are still there after sweepTime. reserved says that
-// the number of the group cannot belong to another: its leader is not collected yet. If
-// the main process was not in the cgroup at its end, others may have left it, too.
-func (t *tree) kill(main int, reserved bool) (killed int, left []int) {
+// that were and which of them are still there after sweepTime; unseen is why there may be
+// others. reserved says that the number of the group cannot belong to another: its leader
+// is not collected yet. If the main process was not in the cgroup at its end, others may
+// have left it, too.
+func (t *tree) kill(main int, reserved bool) (killed int, left []int, unseen error) {
+	t.spares.giveUp()
 	if reserved {
 		_ = killGroup(t.leader)
 	}
 	inside := t.around(main)
-	if t.cgroup != "" && !t.around(os.Getpid()) {
-		var err error
+	if self, err := t.contains(os.Getpid()); t.cgroup != "" && err == nil && !self {
 		if killed, left, err = killCgroup(t.cgroup); err == nil && inside {
-			return killed, left
+			return killed, left, nil
 		}
 	}
-	swept, more := t.sweep()
-	return killed + swept, append(left, more...)
+	swept, more, unseen := t.sweep()
+	return killed + swept, append(left, more...), unseen
 }
 
 // around says whether a process is in the cgroup of the tree.
 func (t *tree) around(pid int) bool {
+	in, err := t.contains(pid)
+	return in && err == nil
+}
+
+func (t *tree) contains(pid int) (bool, error) {
+	if t.cgroupName == "" {
+		return false, nil
+	}
 	name, err := cgroupOf(pid)
-	return t.cgroupName != "" && err == nil && strings.HasPrefix(name+"/", t.cgroupName+"/")
+	return strings.HasPrefix(name+"/", t.cgroupName+"/"), err
 }
 
 // sweep kills each member by itself until none is left. What they held, such as a
 // port, is free then.
-func (t *tree) sweep() (killed int, left []int) {
+func (t *tree) sweep() (killed int, left []int, unseen error) {
 	gone := map[int]bool{}
 	for began := time.Now(); ; time.Sleep(sweepPause) {
 		members, err := t.members()
@@ -103,11 +114,11 @@ func (t *tree) sweep() (killed int, left []int) {
 			left = append(left, pid)
 		}
 		if err == nil && len(members) == 0 {
-			return len(gone), nil
+			return len(gone), nil, nil
 		}
 		if time.Since(began) > sweepTime {
 			slices.Sort(left)
-			return len(gone), left
+			return len(gone), left, err
 		}
 	}
 }
@@ -124,28 +135,29 @@ func (t *tree) remember(main int) {
 	if t.around(main) {
 		return // the cgroup tells of all
 	}
+	t.spares.lend()
 	members, _ := t.members()
 	for _, fd := range members {
 		_ = unix.Close(fd)
 	}
+	t.spares.keep()
 }
 
-// members opens the living processes of the tree.
+// members opens the living processes of the tree. With an error, some of them may be
+// missing.
 func (t *tree) members() (map[int]int, error) {
 	all, err := processes()
-	if err != nil {
-		return nil, err
-	}
 	delete(all, os.Getpid())
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.missed = err
 	opened := map[int]int{}
 	for pid, st := range t.among(all) {
 		if t.lineage.has(pid, st.start) {
 			continue
 		}
 		fd, err := openIf(pid, func(now procStat) bool { return now.start == st.start })
-		if err != nil {
+		if t.misses(err); err != nil {
 			continue
 		}
 		if !t.confirmed(pid, st, all) || pidfdEnds(fd, 0) {
@@ -157,7 +169,15 @@ func (t *tree) members() (map[int]int, error) {
 	for pid := range opened {
 		t.seen[pid] = all[pid].start
 	}
-	return opened, nil
+	return opened, t.missed
+}
+
+// misses notes an error because of which a member may not be known as one. The caller
+// holds mu.
+func (t *tree) misses(err error) {
+	if t.missed == nil && scarce(err) {
+		t.missed = err
+	}
 }
 
 // among are those that belong to the tree by themselves, and all that descends from
@@ -191,16 +211,17 @@ func (t *tree) confirmed(pid int, st procStat, all map[int]procStat) bool {
 		return true
 	}
 	now, err := statOf(pid)
-	if err != nil || now.parent != st.parent {
+	if t.misses(err); err != nil || now.parent != st.parent {
 		return false
 	}
 	parent, err := statOf(st.parent)
+	t.misses(err)
 	return err == nil && parent.start == all[st.parent].start
 }
 
 // marks says whether a process belongs to the tree by what it has itself. A number
 // of a group or a session is not given to a process as long as anybody is in it: if
-// its leader is another, nobody of ours is.
+// its leader is another, nobody of ours is. The caller holds mu.
 func (t *tree) marks(pid int, st procStat) bool {
 	if pid == os.Getpid() || t.lineage.has(pid, st.start) {
 		return false
@@ -211,26 +232,32 @@ func (t *tree) marks(pid int, st procStat) bool {
 	if st.start < t.start {
 		return false
 	}
-	if st.group == t.leader && st.session == t.session && !replaced(t.leader, t.start) {
+	if st.group == t.leader && st.session == t.session && !t.replaced(t.leader, t.start) {
 		return true
 	}
-	if start, ok := t.seen[st.session]; ok && st.session != t.session && !replaced(st.session, start) {
+	if start, ok := t.seen[st.session]; ok && st.session != t.session && !t.replaced(st.session, start) {
 		return true
 	}
-	return t.invocation != "" && hasVariable(pid, invocationName+"="+t.invocation)
+	if t.invocation == "" {
+		return false
+	}
+	has, err := hasVariable(pid, invocationName+"="+t.invocation)
+	t.misses(err)
+	return has
 }
 
-// replaced says whether a number belongs to another process by now.
-func replaced(pid int, start uint64) bool {
+// replaced says whether a number belongs to another process by now, or may.
+func (t *tree) replaced(pid int, start uint64) bool {
 	now, err := statOf(pid)
-	return err == nil && now.start != start
+	t.misses(err)
+	return scarce(err) || err == nil && now.start != start
 }
 
 // hasVariable says whether a process was started with the variable. It may have
 // overwritten that, or be somebody else's.
-func hasVariable(pid int, pair string) bool {
+func hasVariable(pid int, pair string) (bool, error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-	return err == nil && bytes.Contains(append([]byte{0}, data...), []byte("\x00"+pair+"\x00"))
+	return err == nil && bytes.Contains(append([]byte{0}, data...), []byte("\x00"+pair+"\x00")), err
 }
 
 // mostAncestors bounds the way up from a process to one of the tree.

@@ -66,7 +66,7 @@ func (st *stage) tree() (pids []int) {
 		st.t.Fatal(err)
 	}
 	for pid := range all {
-		if hasVariable(pid, treeVar+"="+st.dir) && alive(pid) {
+		if has, _ := hasVariable(pid, treeVar+"="+st.dir); has && alive(pid) {
 			pids = append(pids, pid)
 		}
 	}

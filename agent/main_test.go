@@ -34,7 +34,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"patchagent":        func() { os.Exit(start(Program{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Fault: faults()})) },
-		supervisor.ExecName: supervisor.ExecMain, "service": service, "speaker": speaker, "clock": clock, "clients": clients,
+		supervisor.ExecName: supervisor.ExecMain, "service": service, "rooted": rooted, "speaker": speaker, "clock": clock, "clients": clients,
 	})
 }
 

@@ -182,7 +182,7 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 		level = hclog.Info
 	}
 	tx.log().Log(level, "undoing the patch", "reason", string(cause.Code), "detail", cause.Detail)
-	if err := tx.strategy().before(ctx, tx, p); err != nil {
+	if err := tx.strategy().before(ctx, tx, p); err != nil && err.Error() != cause.Detail { // once is enough
 		tx.note("%v", err)
 	}
 	if err := tx.undo(); err != nil {

@@ -149,6 +149,12 @@ func TestProcessFails(t *testing.T) {
 				if r.Outcome != reason.RolledBack || r.Code != c.code {
 					t.Errorf("%+v", r)
 				}
+				if strings.Count(r.Detail, "stuck") > 1 {
+					t.Errorf("twice: %s", r.Detail)
+				}
+				if away := c.calls[len(c.calls)-1] == "start rollback"; away != (r.Downtime > 0) {
+					t.Errorf("it was away for %s", r.Downtime)
+				}
 				if diff := cmp.Diff(c.calls, p.calls); diff != "" {
 					t.Error(diff)
 				}

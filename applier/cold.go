@@ -20,8 +20,7 @@ func (c cold) do(ctx context.Context, tx *Tx, p Process) error {
 		return err
 	}
 	p.Prepare(ctx)
-	tx.stopped = time.Now()
-	if err := p.Stop(ctx, tx.event(EventStop)); err != nil {
+	if err := tx.stop(ctx, p, true); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -47,10 +46,20 @@ func (cold) confirm(ctx context.Context, tx *Tx, p Process) error {
 
 func (cold) before(ctx context.Context, tx *Tx, p Process) error {
 	p.Prepare(ctx) // a process that is down, too: what is prepared keeps its sockets
-	if tx.stopped.IsZero() && p.Up() {
+	return tx.stop(ctx, p, tx.stopped.IsZero() && p.Up())
+}
+
+// stop stops the process. If that begins the time for which it is away, it is not away
+// where that fails and it is up still.
+func (tx *Tx) stop(ctx context.Context, p Process, begins bool) error {
+	if begins {
 		tx.stopped = time.Now()
 	}
-	return p.Stop(ctx, tx.event(EventStop))
+	err := p.Stop(ctx, tx.event(EventStop))
+	if err != nil && begins && p.Up() {
+		tx.stopped = time.Time{}
+	}
+	return err
 }
 
 func (cold) after(ctx context.Context, tx *Tx, p Process) error {

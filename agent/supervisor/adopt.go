@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 )
 
@@ -14,7 +15,7 @@ const ExecName = "patchagent-exec"
 // Adopt takes over the process that a killed agent left, and returns when it is
 // ready, or ready.timeout is over: it is kept then too. Should it end it is not
 // started again until Start, Reload or Resume. If the agent was killed while it
-// stopped the process, the stop is finished instead; if the process has ended,
+// stopped the process, the stop is finished instead, unless that is not permitted; if the process has ended,
 // what is left of its tree is killed. It must be the first request; after an error
 // nothing may be started, as there may be a process already. A ctx that is done
 // only ends the wait.
@@ -94,8 +95,9 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		return nil
 	}
 	if r.Stopping {
-		s.log.Info("finishing the stop that an earlier agent began", "pid", c.pid)
-		return s.stop()
+		if kept, err := s.finishStop(); !kept {
+			return err
+		}
 	}
 	s.held = true
 	s.written.resume(s.opts, r.Written)
@@ -116,4 +118,16 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	s.enter(Running)
 	s.heard.up()
 	return nil
+}
+
+// finishStop finishes the stop that an earlier agent began. A process that may not be
+// signalled is kept instead.
+func (s *Supervisor) finishStop() (kept bool, err error) {
+	pid := s.child.pid
+	s.log.Info("finishing the stop that an earlier agent began", "pid", pid)
+	if err = s.stop(); !errors.Is(err, fs.ErrPermission) {
+		return false, err
+	}
+	s.log.Warn("the process cannot be stopped, and is kept as it is", "pid", pid, "error", err)
+	return true, nil
 }

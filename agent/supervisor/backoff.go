@@ -101,7 +101,9 @@ func (s *Supervisor) startAgain(ctx context.Context) {
 	}
 	if err := s.start(ctx, nil); err != nil && ctx.Err() == nil {
 		s.log.Error("cannot start the process", "error", err)
-		s.startFailed()
+		if s.child == nil { // else it is there still, and cannot be stopped
+			s.startFailed()
+		}
 	}
 }
 

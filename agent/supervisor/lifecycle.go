@@ -128,7 +128,8 @@ func (s *Supervisor) probeWhileStarting(ctx context.Context, end time.Time, env 
 const killTime = 5 * time.Second
 
 // stop ends the process. It is not cut short by a context: what is to be replaced
-// or taken over must not be running.
+// or taken over must not be running. If the error wraps fs.ErrPermission, the process may
+// not be signalled, and goes on as it was.
 func (s *Supervisor) stop() error {
 	if s.child == nil {
 		s.enter(Stopped)
@@ -136,8 +137,8 @@ func (s *Supervisor) stop() error {
 	}
 	s.sockets.backlog()
 	s.catchUp() // it may have named another process, which is the one to be stopped then
+	c, was := s.child, s.Status().State
 	s.enter(Stopping)
-	c := s.child
 	sig := s.opts.StopSignal
 	if sig == 0 {
 		sig = syscall.SIGTERM
@@ -150,12 +151,16 @@ func (s *Supervisor) stop() error {
 	c.remember()
 	s.heard.enter(stopPhase)
 	if err := c.signal(sig); err != nil {
+		s.unstop(was)
 		return fmt.Errorf("%w: %w", ErrStopFailed, err)
 	}
 	if !s.endsInTime(c) {
 		s.log.Warn("the process did not end in time, killing it", "pid", c.pid, "timeout", s.opts.StopTimeout.String())
 		c.remember()
-		_ = c.signal(syscall.SIGKILL) // what it has started goes when it has ended
+		if err := c.signal(syscall.SIGKILL); err != nil { // what it has started goes when it has ended
+			s.unstop(was)
+			return fmt.Errorf("%w: %w", ErrStopFailed, err)
+		}
 		if !c.endsWithin(killTime) {
 			return fmt.Errorf("%w: pid %d is still there %s after SIGKILL; it hangs in the kernel, see /proc/%d/wchan", ErrStopFailed, c.pid, killTime, c.pid)
 		}
@@ -164,6 +169,23 @@ func (s *Supervisor) stop() error {
 	s.forget()
 	s.enter(Stopped)
 	return c.survived()
+}
+
+// unstop takes back what stop does to a process that it may not signal: it runs on as it
+// was. One that was to be stopped because it did not come up counts as up: nothing else is
+// started while it is there, and a patch may mend it.
+func (s *Supervisor) unstop(was State) {
+	c := s.child
+	c.spare()
+	c.record.Stopping = false
+	if err := c.record.write(s.opts.StateFile); err != nil {
+		s.log.Warn("cannot put on record that the process is not being stopped any more; should the agent be killed now, the next one would try that again", "pid", c.pid, "error", err)
+	}
+	if was == Starting {
+		was = Running
+	}
+	s.enter(was)
+	s.heard.up()
 }
 
 // survived is the error of an ended process that has left something which does not

@@ -84,6 +84,7 @@ func spawn(Options, surroundings) (*child, error)    { return nil, errSystem }
 func reopen(recorded) (*child, int, error)           { return nil, 0, errSystem }
 func (*child) signal(syscall.Signal) error           { return nil }
 func (*child) remember()                             {}
+func (*child) spare()                                {}
 func (*child) owns(int) bool                         { return false }
 func (*child) close()                                {}
 func (*child) endsWithin(time.Duration) bool         { return true }

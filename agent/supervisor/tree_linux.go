@@ -129,6 +129,9 @@ func (c *child) remember() {
 	c.tree.remember(c.pid)
 }
 
+// spare is for one that is not to be stopped any more.
+func (c *child) spare() { c.stopping.Store(false) }
+
 // remember takes down who belongs to the tree while its main process lives: those
 // that only their descent tells of are found by that when it has ended.
 func (t *tree) remember(main int) {

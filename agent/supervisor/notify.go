@@ -175,7 +175,14 @@ func (s *Supervisor) alarmed() {
 	s.enter(Stopping)
 	// SIGABRT, so that it leaves a trace of where it hangs.
 	if stopping || c.signal(syscall.SIGABRT) != nil || !s.endsInTime(c) {
-		_ = c.signal(syscall.SIGKILL)
+		if err := c.signal(syscall.SIGKILL); err != nil {
+			s.log.Error("the process goes on, as it may not be killed", "error", err)
+			if !stopping { // that it said so stays true
+				s.heard.doom("")
+			}
+			s.unstop(Running)
+			return
+		}
 	}
 	if !c.endsWithin(killTime) {
 		s.log.Error("the process is still there after SIGKILL; it hangs in the kernel", "pid", c.pid, "look_at", fmt.Sprintf("/proc/%d/wchan", c.pid))

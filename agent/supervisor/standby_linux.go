@@ -152,7 +152,9 @@ func (s *Supervisor) withStandby(with surroundings) surroundings {
 // dismiss lets go of the copy, if there is one.
 func (s *Supervisor) dismiss() {
 	if s.standby != nil {
-		s.standby.copy.letGo()
+		if err := s.standby.copy.letGo(); err != nil {
+			s.log.Warn("what was prepared for the next start is left over", "error", err)
+		}
 		s.standby = nil
 		s.forgetStandby()
 	}

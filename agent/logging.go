@@ -53,11 +53,12 @@ func (l lineLogger) ResetNamed(name string) hclog.Logger {
 	return lineLogger{l.Logger.ResetNamed(name)}
 }
 
-// flat has values with more than one line quoted, and those that are no text: hclog
+// flat has values quoted with more than one line, those with a backslash, which hclog
+// leaves as it is beside the quotes that it escapes, and those that are no text: hclog
 // writes their bytes as they are.
 func flat(args []any) []any {
 	for i, value := range args {
-		if text := fmt.Sprint(value); strings.Contains(text, "\n") || !utf8.ValidString(text) {
+		if text := fmt.Sprint(value); strings.ContainsAny(text, "\n\\") || !utf8.ValidString(text) {
 			args = slices.Clone(args)
 			args[i] = hclog.Quote(text)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -42,6 +43,24 @@ func TestOneLineAnEntry(t *testing.T) {
 		log.Log(log.GetLevel(), "m", "value", forged)
 		if n := strings.Count(out.String(), "\n"); n != 5 {
 			t.Errorf("%s: five entries have %d lines:\n%s", format, n, out.String())
+		}
+	}
+}
+
+// A quoted value can be read back, whatever quotes and backslashes are in it.
+func TestQuotesInQuotes(t *testing.T) {
+	var out bytes.Buffer
+	log, sink, err := newLogger(config.Log{Level: "info", Format: config.FormatText}, &out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.close()
+	for _, value := range []string{`it printed: "File \"bin/web.py\""`, `a "b" c`, `C:\new folder\`, `\`} {
+		out.Reset()
+		log.Info("m", "error", errors.New(value))
+		_, logged, _ := strings.Cut(strings.TrimSuffix(out.String(), "\n"), "error=")
+		if back, err := strconv.Unquote(logged); err != nil || back != value {
+			t.Errorf("%s is logged as %s, which is %s (%v)", value, logged, back, err)
 		}
 	}
 }

@@ -215,6 +215,9 @@ func assign(key string, target, value any) error {
 	switch t := target.(type) {
 	case *string:
 		s, ok := value.(string)
+		if words := wordsOf(key); !ok && words != nil {
+			return mismatch(value, "one of these, in quotes: "+strings.Join(words, ", "))
+		}
 		if !ok {
 			return mismatch(value, "a string in quotes")
 		}

@@ -111,7 +111,7 @@ func hint(hint, format string, args ...any) error {
 func needDir(key, path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return hint("mkdir -p "+path, "%s %s is not there", key, path)
+		return hint("mkdir -p "+path+", or change the key", "%s %s is not there", key, path)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot use %s: %w", key, err)
@@ -195,9 +195,9 @@ func (t Target) findCommand(argv []string) error {
 	_, err := exec.LookPath(name)
 	if info, statErr := os.Stat(name); errors.Is(err, fs.ErrPermission) && statErr == nil && info.Mode().IsRegular() {
 		if info.Mode().Perm()&anyExecute == 0 {
-			return hint("chmod +x "+name, "cannot run %s: it is there, and not executable", argv[0])
+			return hint("chmod +x "+name+", or change the key", "cannot run %s: it is there, and not executable", argv[0])
 		}
-		return hint("chmod +x "+name+", or a mount without noexec", "cannot run %s: it is there, and %s may not execute it", argv[0], myName())
+		return hint("chmod +x "+name+", or a mount without noexec, or change the key", "cannot run %s: it is there, and %s may not execute it", argv[0], myName())
 	}
 	if e, ok := errors.AsType[*exec.Error](err); ok {
 		return fmt.Errorf("cannot run %s: %w; build or install it, or change the key", argv[0], e.Err)

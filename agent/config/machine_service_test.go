@@ -110,7 +110,7 @@ func TestPortsTaken(t *testing.T) {
 func TestNotExecutable(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "noexec.sh")
 	write(t, script, "#!/bin/sh\n")
-	if err := (Target{}).findCommand([]string{script}); err == nil || !strings.Contains(err.Error(), "mend it with: chmod +x "+script) {
+	if err := (Target{}).findCommand([]string{script}); err == nil || !strings.Contains(err.Error(), "mend it with: chmod +x "+script+", or change the key") {
 		t.Error(err)
 	}
 }

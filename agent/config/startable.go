@@ -102,7 +102,7 @@ func (t Target) missing(name string) error {
 	case info.IsDir():
 		return fmt.Errorf("%s is a folder", name)
 	case info.Mode().Perm()&0o111 == 0:
-		return fmt.Errorf("%s cannot be executed; mend it with: chmod +x %s", name, name)
+		return fmt.Errorf("%s cannot be executed; mend it with: chmod +x %s, or change the key", name, name)
 	}
 	return nil
 }

@@ -46,21 +46,34 @@ func (r *reader) validate() {
 	r.listeners()
 }
 
+// wordsOf are the values that a key can have, where they are words; else nil.
+func wordsOf(key string) []string {
+	switch key {
+	case "patch.mode":
+		return []string{ModeAuto, ModeManual}
+	case "verify.require":
+		return []string{RequireChecksum, RequireSignature, RequireNone}
+	case "log.level":
+		return []string{"trace", "debug", "info", "warn", "error"}
+	case "log.format":
+		return []string{FormatText, FormatJSON}
+	case "target.restart":
+		return []string{RestartOnFailure, RestartAlways, RestartNever}
+	case "target.reload.confirm":
+		return []string{ConfirmNone, ConfirmNotify}
+	default:
+		return nil
+	}
+}
+
 func (r *reader) words() {
 	c := r.cfg
-	for key, w := range map[string]struct {
-		value string
-		words []string
-	}{
-		"patch.mode":            {c.Patch.Mode, []string{ModeAuto, ModeManual}},
-		"verify.require":        {c.Verify.Require, []string{RequireChecksum, RequireSignature, RequireNone}},
-		"log.level":             {c.Log.Level, []string{"trace", "debug", "info", "warn", "error"}},
-		"log.format":            {c.Log.Format, []string{FormatText, FormatJSON}},
-		"target.restart":        {c.Target.Restart, []string{RestartOnFailure, RestartAlways, RestartNever}},
-		"target.reload.confirm": {c.Target.Reload.Confirm, []string{ConfirmNone, ConfirmNotify}},
+	for key, value := range map[string]string{
+		"patch.mode": c.Patch.Mode, "verify.require": c.Verify.Require, "log.level": c.Log.Level, "log.format": c.Log.Format,
+		"target.restart": c.Target.Restart, "target.reload.confirm": c.Target.Reload.Confirm,
 	} {
-		if !slices.Contains(w.words, w.value) {
-			r.problem(key, "is %q; it must be one of %s", w.value, strings.Join(w.words, ", "))
+		if words := wordsOf(key); !slices.Contains(words, value) {
+			r.problem(key, "is %q; it must be one of %s", value, strings.Join(words, ", "))
 		}
 	}
 }

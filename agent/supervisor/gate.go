@@ -127,7 +127,7 @@ func (g Gate) command(ctx context.Context, opts Options, env []string) (Answer, 
 		if text != "" {
 			text = "; it printed: " + text
 		}
-		return a, fmt.Errorf("%w is none of 0, 1 and 2%s", errors.Unwrap(err), text)
+		return a, fmt.Errorf("%w is none of 0 (go ahead), 1 (not allowed) and 2, 21 or 75 (wait)%s", errors.Unwrap(err), text)
 	}
 	err = a.report(out.data)
 	return a, err

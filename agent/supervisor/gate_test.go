@@ -132,9 +132,9 @@ func TestGateCommand(t *testing.T) {
 		`echo '{"message": "busy"}'; exit 2`:                            "WAIT message busy",
 		`echo '{"build": true}'; exit 1`:                                `error sh: "build" of its report is true; it must be a whole number`,
 		`echo "{\"message\": \"$PATCHAGENT_EVENT $PATCHAGENT_BUILD\"}"`: "GO AHEAD message gate 300",
-		"echo lost; echo my way >&2; exit 3":                            "error sh: exit status 3 is none of 0, 1 and 2; it printed: ",
-		"exit 255":                                                      "error sh: exit status 255 is none of 0, 1 and 2",
-		"kill -9 $$":                                                    "error sh: signal: killed is none of 0, 1 and 2",
+		"echo lost; echo my way >&2; exit 3":                            "error sh: exit status 3 is none of 0 (go ahead), 1 (not allowed) and 2, 21 or 75 (wait); it printed: ",
+		"exit 255":                                                      "error sh: exit status 255 is none of 0 (go ahead), 1 (not allowed) and 2, 21 or 75 (wait)",
+		"kill -9 $$":                                                    "error sh: signal: killed is none of 0 (go ahead), 1 (not allowed) and 2, 21 or 75 (wait)",
 	} {
 		got := answered(Gate{Exec: []string{"sh", "-c", script}}.Ask(t.Context(), Options{Dir: dir}, env))
 		if got != want && (!strings.HasPrefix(want, "error ") || !strings.HasPrefix(got, want)) {

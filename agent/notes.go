@@ -132,6 +132,7 @@ func (a *agent) noteFound(found watcher.Found) {
 		a.noteCrowd(why, crowds[why])
 	}
 	a.noteBeyond(found.Beyond)
+	a.noteIgnored(found.Ignored, found.MoreIgnored)
 	for _, claim := range found.Gone {
 		if a.trial != nil && a.trial.claim == claim || slices.ContainsFunc(a.endings, func(e *ending) bool { return e.claim == claim }) {
 			continue // in place already, or decided and still to be put away

@@ -36,6 +36,7 @@ type agent struct {
 	endings  []*ending         // decided, not yet wholly put away
 	waiting  map[string]string // file name → why it waits, as it was last logged
 	crowds   map[string]int    // why many wait → how many that were when it was last logged
+	ignored  map[string]string // entry of the folder that is no drop → why, as it was last logged
 	pace     pace              // of the scans
 	trial    *trial            // the patch on probation
 	question *question         // to the gate, that is out

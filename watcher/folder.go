@@ -118,6 +118,9 @@ type Found struct {
 	Full    bool          // drops wait for other claims to be released
 	Beyond  int           // drops that were not looked at, since so many others wait
 	Again   time.Duration // when to scan again even without an event; 0: no need
+
+	Ignored     []Ignored // what is not looked at and may be taken for a drop: the first
+	MoreIgnored int       // and how many more
 }
 
 // Waiting is a drop that is not taken yet: one of the reasons below, and a sentence.
@@ -174,12 +177,7 @@ var ignored = []string{".part", ".filepart", ".tmp", ".crdownload", "~"}
 // whose name ends in .zip (in any case, since some cameras and cards shout).
 func isDrop(e fs.DirEntry) bool {
 	name := strings.ToLower(e.Name())
-	for _, ending := range ignored {
-		if strings.HasSuffix(name, ending) {
-			return false
-		}
-	}
-	return strings.HasSuffix(name, ".zip") && !strings.HasPrefix(name, ".") && e.Type().IsRegular()
+	return strings.HasSuffix(name, ".zip") && !strings.HasPrefix(name, ".") && !unfinishedName(name) && e.Type().IsRegular()
 }
 
 // pending says whether the file of that name is already claimed.

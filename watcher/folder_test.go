@@ -5,7 +5,9 @@ package watcher
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -173,6 +175,53 @@ func TestOddSidecars(t *testing.T) {
 	}
 	if got := s.putAway(c, applied); got != "applied/300_a.zip" {
 		t.Errorf("put away as %s", got)
+	}
+}
+
+// TestIgnored: what somebody may wait for in vain is named, and what belongs in the
+// folder or is on its way is not.
+func TestIgnored(t *testing.T) {
+	s := newStage(t)
+	for _, name := range []string{
+		"HOLD", "SHA256SUMS", "checksums.txt", "a.zip.sha256", "B.ZIP.crc32", "c.zip.minisig", ".hidden.tar", "d.zip.part", "e.filepart", "f.TMP", "g.crdownload", "h.txt~",
+	} {
+		s.put(name, nil)
+	}
+	for _, folder := range []string{"applied", "rejected", ".x"} {
+		s.must(os.Mkdir(s.path(folder), 0o755))
+	}
+	if found := s.scan(); len(found.Ignored)+found.MoreIgnored > 0 {
+		t.Errorf("named: %+v", found.Ignored)
+	}
+	want := map[string]string{
+		"fix.tar.gz": "its name does not end in .zip", "fix.sha256": "NAME.zip.sha256", "sub": "it is a folder", "sub.zip": "it is a folder",
+		"link.zip": "it is a link", "pipe.zip": "no regular file", "hold": "does not end in .zip",
+	}
+	s.put("fix.tar.gz", nil)
+	s.put("fix.sha256", nil)
+	s.put("hold", nil)
+	s.must(errors.Join(os.Mkdir(s.path("sub"), 0o755), os.Mkdir(s.path("sub.zip"), 0o755), os.Symlink("a.zip", s.path("link.zip")), unix.Mkfifo(s.path("pipe.zip"), 0o644)))
+	found := s.scan()
+	for _, i := range found.Ignored {
+		if !strings.Contains(i.Why, want[i.Name]) || want[i.Name] == "" {
+			t.Errorf("%s: %s", i.Name, i.Why)
+		}
+	}
+	if len(found.Ignored) != len(want) || found.MoreIgnored > 0 {
+		t.Errorf("%d are named: %+v", len(found.Ignored), found)
+	}
+	for i := range 2 * maxIgnored {
+		s.put(fmt.Sprint("junk-", i), nil)
+	}
+	if found := s.scan(); len(found.Ignored) != maxIgnored || found.MoreIgnored != len(want)+maxIgnored {
+		t.Errorf("of many %d are named, and %d more", len(found.Ignored), found.MoreIgnored)
+	}
+}
+
+// The sidecars of a drop are those whose endings are known.
+func TestOwnEndings(t *testing.T) {
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(new(Sidecars).own())), slices.Sorted(slices.Values(ownEndings))); diff != "" {
+		t.Error(diff)
 	}
 }
 

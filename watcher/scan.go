@@ -86,6 +86,7 @@ func (s *scan) read() error {
 				s.there[name] = isDrop
 			}
 			if !isDrop {
+				s.overlook(e)
 				continue
 			}
 			_, seen := s.f.seen[name]

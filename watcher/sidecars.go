@@ -35,6 +35,9 @@ const (
 	maxOwn  = 16 << 10
 )
 
+// ownEndings are those of the sidecars that belong to one drop.
+var ownEndings = []string{".sha256", ".crc32", ".minisig"}
+
 // own are the endings of the sidecars that belong to one drop and travel with it,
 // and where their contents go.
 func (s *Sidecars) own() map[string]*[]byte {

@@ -110,6 +110,7 @@ func (a *agent) record(e *ending) error {
 		if err := e.tx.Close(); err != nil {
 			return err
 		}
+		a.keptAfter(e.tx)
 	}
 	e.recorded = true
 	return nil

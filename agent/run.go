@@ -54,6 +54,7 @@ type agent struct {
 	watching bool                   // what an earlier one has left is dealt with
 	found    watcher.Found          // by the last scan
 	last     *record.Receipt        // the newest
+	kept     []applier.Build        // that can be returned to, without their plans
 
 	pruning  bool   // patch/rejected may hold more than it should
 	unpruned string // why it could not be pruned, as it was last logged

@@ -111,6 +111,7 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		c.open.Store(true)
 	}
 	a.watching = true
+	a.readKept()
 	a.publish(nil)
 	r := &reader{a: a, sink: sink, folder: folder, reloader: config.NewReloader(a.cfg)}
 	if err := a.manager.ready(); err != nil {
@@ -132,6 +133,7 @@ func (a *agent) openControl(run func(string, func(context.Context) error)) *cont
 	if receipts, err := record.Read(a.cfg.State.Dir); err == nil && len(receipts) > 0 {
 		a.lastIs(receipts[len(receipts)-1])
 	}
+	a.readKept()
 	a.publish(nil)
 	c, err := listen(a.cfg.State.Dir, a.log.Named("control"), a.status)
 	if err != nil {

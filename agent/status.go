@@ -7,6 +7,7 @@ import (
 	"patchagent/agent/config"
 	"patchagent/agent/record"
 	"patchagent/agent/supervisor"
+	"patchagent/applier"
 )
 
 // status is how agent, process and patches are. The loop publishes it whenever
@@ -25,6 +26,7 @@ type status struct {
 	Waiting   []waiting         `json:"waiting"`   // of many the first
 	More      int               `json:"more_waiting"`
 	Last      *record.Receipt   `json:"last"` // the newest receipt; null: there is none
+	Kept      []applier.Build   `json:"kept"` // that can be returned to, newest first
 }
 
 type agentStatus struct {
@@ -75,7 +77,7 @@ func (a *agent) publish(what *work) {
 	s := &status{
 		Agent: agentStatus{PID: os.Getpid(), Since: a.began, Watching: a.watching},
 		Build: a.installed.Build, Region: a.installed.Region, Product: a.installed.Product,
-		Applying: what, Held: a.held, Failed: a.failed, Last: a.last, Waiting: []waiting{},
+		Applying: what, Held: a.held, Failed: a.failed, Last: a.last, Kept: a.reachable(), Waiting: []waiting{},
 	}
 	if t := a.trial; t != nil {
 		s.Probation = &work{Patch: t.tx.Plan().Patch, Build: t.tx.Plan().Build, Since: t.began}

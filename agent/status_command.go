@@ -61,6 +61,7 @@ func (s status) print(out io.Writer, now time.Time) error {
 		line("", "it goes on with what an earlier agent has left")
 	}
 	line("build", "%d, region %s%s", s.Build, s.Region, strings.TrimSuffix(", product "+s.Product, ", product "))
+	line("kept", "%s", keptText(s.Kept))
 	p := s.Process
 	line("process", "%s", processText(p, ago))
 	if p.Text != "" {

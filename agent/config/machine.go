@@ -56,6 +56,10 @@ func (c *Config) CheckMachine(ctx context.Context) []Finding {
 		check("target.user", t.User, err)
 	}
 	t.checkTreatment(check)
+	for _, doubt := range t.narrow() {
+		check("target.rlimits", "", doubt)
+		all[len(all)-1].OK, all[len(all)-1].Doubt = true, true
+	}
 	t.checkSockets(ctx, check)
 	check("patch.dir", c.Patch.Dir, cmp.Or(checkPatchDir(c.Patch.Dir), canMake(c.Patch.Dir)))
 	check("state.dir", c.State.Dir, cmp.Or(checkPrivate("state.dir", c.State.Dir), canMake(c.State.Dir)))

@@ -87,14 +87,26 @@ func TestReadmeFirstPatch(t *testing.T) {
 		t.Errorf("plan: %s", out)
 	}
 	u.shell(drop)
-	applied := eventually(t.Context(), func() bool { // the file is put away a moment after it is in the history
-		left, err := os.ReadDir(filepath.Join(u.dir, ".patchagent", claimsName))
-		return err == nil && len(left) == 0 && strings.Contains(u.shell("./patchagent history"), "applied")
-	})
+	inHistory := func(what string) bool {
+		return eventually(t.Context(), func() bool { // the file is put away a moment after it is in the history
+			if !strings.Contains(u.history(), what) {
+				return false
+			}
+			left, err := os.ReadDir(filepath.Join(u.dir, ".patchagent", claimsName))
+			return err == nil && len(left) == 0
+		})
+	}
+	applied := inHistory("applied")
 	logo := u.shell("cat res/logo.txt; ls patch/applied")
 	back := regexp.MustCompile("Not what you wanted\\? `([^`]+)`").FindStringSubmatch(text)[1]
 	if out := u.shell(back + "; cat res/logo.txt"); !strings.Contains(out, "build 200 is installed again") || !strings.HasSuffix(out, "\nold\n") {
 		t.Errorf("%s: %s", back, out)
+	}
+	forward := regexp.MustCompile("Forward again\\? `([^`]+)`").FindStringSubmatch(text)[1]
+	u.shell(forward)
+	again := inHistory("201_fix.zip")
+	if out := u.shell("cat res/logo.txt; ls patch/applied"); !again || !strings.HasPrefix(out, "new\n") || !strings.Contains(out, "201_201_fix.zip\n") {
+		t.Errorf("%s: %s", forward, out)
 	}
 	log := u.stop()
 	if !applied || !strings.Contains(log, "patch applied") {

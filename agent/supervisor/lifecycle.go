@@ -39,7 +39,7 @@ func (s *Supervisor) bringUp(ctx context.Context, env []string) error {
 	}
 	s.enter(Starting)
 	began := time.Now()
-	err = s.waitReady(ctx, env)
+	err = s.opts.Limits.blamed(s.waitReady(ctx, env))
 	switch {
 	case err == nil:
 		s.log.Info("process is up", "pid", c.pid, "after", time.Since(began).Round(time.Millisecond).String())

@@ -95,16 +95,29 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		return nil
 	}
 	if r.Stopping {
-		if kept, err := s.finishStop(); !kept {
+		if goesOn, err := s.finishStop(); !goesOn {
 			return err
 		}
 	}
+	return s.takeOver(ctx, r)
+}
+
+// takeOver goes on with a process that an earlier agent has left, when it is ready. What
+// it said while there was no agent is lost: it is waited for once, and not by each agent
+// that follows.
+func (s *Supervisor) takeOver(ctx context.Context, r recorded) error {
+	c := s.child
 	s.held = true
 	s.written.resume(s.opts, r.Written)
 	s.attend(c, r.Ready, r.Watchdog)
 	s.enter(Starting)
 	s.log.Info("process taken over", "pid", c.pid, "age", time.Since(c.started).Round(time.Second).String())
-	err = s.waitReady(ctx, nil)
+	var err error
+	if r.Waited && s.opts.Ready.Notify && !r.Ready {
+		err = fmt.Errorf("%w, by what an earlier agent has seen; last: %w", ErrNotReady, errNotSaid)
+	} else {
+		err = s.waitReady(ctx, nil)
+	}
 	switch {
 	case errors.Is(err, ErrStartFailed):
 		s.exited()
@@ -114,6 +127,10 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	case err != nil:
 		c.unready = err
 		s.log.Warn("the process that was taken over is not ready, and is kept all the same", "pid", c.pid, "error", err)
+		c.record.Waited = true
+		if err := c.record.write(s.opts.StateFile); err != nil {
+			s.log.Warn("cannot put on record that the process was waited for; the next agent would do so again", "pid", c.pid, "error", err)
+		}
 	}
 	s.enter(Running)
 	s.heard.up()
@@ -122,7 +139,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 
 // finishStop finishes the stop that an earlier agent began. A process that may not be
 // signalled is kept instead.
-func (s *Supervisor) finishStop() (kept bool, err error) {
+func (s *Supervisor) finishStop() (goesOn bool, err error) {
 	pid := s.child.pid
 	s.log.Info("finishing the stop that an earlier agent began", "pid", pid)
 	if err = s.stop(); !errors.Is(err, fs.ErrPermission) {

@@ -3,6 +3,7 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"os/exec"
 	"syscall"
@@ -70,6 +71,28 @@ func TestStillUp(t *testing.T) {
 		}
 		if err := s.StillUp(t.Context()); !errors.Is(err, ErrStartFailed) {
 			t.Error(err)
+		}
+	}
+}
+
+// What a process has said while there was no agent is waited for by the next one, and
+// not by those after it.
+func TestWaitedForOnce(t *testing.T) {
+	st := newStage(t, "plain") // says nothing
+	left := killed(t, st)
+	for _, timeout := range []time.Duration{time.Millisecond, time.Hour} {
+		st.opts.Ready = Ready{Notify: true, Timeout: timeout}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		s := st.run()
+		if err := s.Adopt(ctx); err != nil || s.Status().State != Running || s.Status().PID != left {
+			t.Fatalf("with %s: %v, %+v", timeout, err, s.Status())
+		}
+		if err := s.ask(t.Context(), func() error { return s.child.unready }); !errors.Is(err, ErrNotReady) || !errors.Is(err, errNotSaid) {
+			t.Errorf("with %s: %v", timeout, err)
+		}
+		if timeout == time.Millisecond {
+			s.Release()
 		}
 	}
 }

@@ -26,6 +26,7 @@ type recorded struct {
 	Cgroup      string `json:"cgroup,omitempty"`
 
 	Ready    bool          `json:"ready,omitempty"`    // it has said READY=1
+	Waited   bool          `json:"waited,omitempty"`   // for that, by an agent that took it over, and in vain
 	Watchdog time.Duration `json:"watchdog,omitempty"` // it has to say WATCHDOG=1 so often
 
 	Written []int64 `json:"written,omitempty"` // where its part of each output file begins

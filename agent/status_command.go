@@ -33,7 +33,7 @@ func statusCommand(file *string, io Program) *cobra.Command {
 			case errors.Is(err, fs.ErrPermission):
 				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", errors.Unwrap(err))}
 			case errors.Is(err, errNoAgent):
-				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s", errNoAgent, cfg.State.Dir)}
+				return &exitError{exitFailed, withoutAgent(cmd.Context(), cfg)}
 			case err != nil:
 				return &exitError{exitFailed, err}
 			}

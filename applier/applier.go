@@ -302,7 +302,10 @@ func (a *Applier) fault(format string, args ...any) error {
 }
 
 func (a *Applier) txPath() string      { return filepath.Join(a.opts.State, txName) }
-func (a *Applier) journalPath() string { return filepath.Join(a.txPath(), journalName) }
+func (a *Applier) journalPath() string { return JournalPath(a.opts.State) }
+
+// JournalPath is where the journal of the transaction under way is in a state folder.
+func JournalPath(state string) string { return filepath.Join(state, txName, journalName) }
 
 // isNotExist is errors.Is(err, fs.ErrNotExist), which every look at a place asks.
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -213,6 +213,12 @@ func Read(path string) (Plan, error) {
 	return plan, err
 }
 
+// ReadLast is Read, and also says how far the transaction has come.
+func ReadLast(path string) (Plan, Entry, error) {
+	plan, last, _, err := read(path)
+	return plan, last, err
+}
+
 // read also returns the last entry, and how long the part is that is whole.
 func read(path string) (plan Plan, last Entry, size int64, err error) {
 	data, err := os.ReadFile(path)

@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -41,6 +43,7 @@ func (a *agent) carry(ctx context.Context, r request, reread func(hangup bool)) 
 type control struct {
 	requests chan request
 	open     atomic.Bool   // the loop takes requests
+	pending  atomic.Int32  // that it has not taken yet
 	status   func() status // how things are; it does not wait for the loop
 	listener net.Listener
 	dir      *os.File
@@ -98,7 +101,7 @@ func (c *control) Run(ctx context.Context) error {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		said := c.hand(r.Context(), "rollback", request{do: func(ctx context.Context, a *agent) answer { return a.rollBack(ctx, ask) }})
+		said := c.hand(r.Context(), w, "rollback", false, func(ctx context.Context, a *agent, when moment) answer { return a.rollBack(ctx, ask, when) })
 		if ctx.Err() == nil { // else it is the agent that ends
 			_ = json.NewEncoder(w).Encode(said)
 		}
@@ -107,7 +110,7 @@ func (c *control) Run(ctx context.Context) error {
 		if _, err := io.Copy(io.Discard, io.LimitReader(r.Body, maxRequest)); err != nil { // r.Context ends with the command only when all is read
 			return
 		}
-		said := c.hand(r.Context(), "restart", request{anew: true, do: func(ctx context.Context, a *agent) answer { return a.restart(ctx) }})
+		said := c.hand(r.Context(), w, "restart", true, func(ctx context.Context, a *agent, _ moment) answer { return a.restart(ctx) })
 		if ctx.Err() == nil {
 			_ = json.NewEncoder(w).Encode(said)
 		}
@@ -123,16 +126,28 @@ func (c *control) Run(ctx context.Context) error {
 	return nil
 }
 
-// hand has the loop carry a request out, when it comes to it. Whoever asked may want to
-// know no more before the answer comes, which is when ctx is done: what was begun is
-// finished. what is its name for people.
-func (c *control) hand(ctx context.Context, what string, r request) answer {
+// hand has the loop carry a request out, when it comes to it, anew: by agent.toml as it is
+// then. Whoever asked is told if it has to wait for a patch, and may want to know no more
+// before the answer comes, which is when ctx is done: what was begun is finished. what is
+// its name for people.
+func (c *control) hand(ctx context.Context, w http.ResponseWriter, what string, anew bool, do func(context.Context, *agent, moment) answer) answer {
 	if !c.open.Load() {
 		return no(exitLater, "the %s cannot be made now: the agent goes on with what an earlier one has left; ask again in a moment", what)
 	}
-	r.answer = make(chan answer, 1)
+	// Counted before it is looked how things are: what the loop begins after this look
+	// it begins after the request.
+	c.pending.Add(1)
+	taken := sync.OnceFunc(func() { c.pending.Add(-1) })
+	defer taken()
+	now := c.status()
+	when := now.moment()
+	if now.Applying != nil {
+		sayWaiting(w, now.Applying)
+	}
+	r := request{anew: anew, answer: make(chan answer, 1), do: func(ctx context.Context, a *agent) answer { return do(ctx, a, when) }}
 	select {
 	case c.requests <- r:
+		taken()
 	case <-ctx.Done():
 		return notMade(what)
 	}
@@ -149,17 +164,28 @@ func notMade(what string) answer {
 	return no(exitFailed, "interrupted: the %s was not begun, and is not made", what)
 }
 
-var errNoAgent = errors.New("no agent is running")
+// asked says whether a request waits for the loop.
+func (c *control) asked() bool { return c.pending.Load() > 0 }
+
+var (
+	errNoAgent    = errors.New("no agent is running")
+	errAgentEnded = errors.New("the agent ended while it was asked")
+)
 
 // askAgent has the running agent carry a request out; the error wraps errNoAgent
-// if there is none. When ctx is done the answer says whether the agent has begun it.
+// if there is none, and errAgentEnded if it has gone away. When ctx is done the answer says
+// whether the agent has begun it.
 func askAgent(ctx context.Context, stateDir, what string, ask any) (a answer, err error) {
 	body, err := json.Marshal(ask)
 	if err == nil {
 		err = callAgent(ctx, stateDir, http.MethodPost, "/"+what, bytes.NewReader(body), &a)
 	}
 	switch {
-	case err == nil || ctx.Err() == nil:
+	case err == nil:
+		return a, nil
+	case ctx.Err() == nil && errors.Is(err, errAgentEnded):
+		return a, fmt.Errorf("%w, and may have begun the %s: `patchagent status` says what it has left; start it again, it goes on from there", err, what)
+	case ctx.Err() == nil:
 		return a, err
 	case errors.Is(err, errNoAgent):
 		return notMade(what), nil
@@ -187,7 +213,7 @@ func agentRuns(ctx context.Context, stateDir string) bool {
 const lastWordTime = 2 * time.Second
 
 // callAgent makes one request to the running agent; the error wraps errNoAgent if there
-// is none. When ctx is done the agent is told so, and its answer still counts.
+// is none, and is errAgentEnded if it has gone away before its answer. When ctx is done the agent is told so, and its answer still counts.
 func callAgent(ctx context.Context, stateDir, method, path string, body io.Reader, said any) error {
 	dir, socket, err := socketPath(stateDir)
 	if err != nil {
@@ -215,7 +241,10 @@ func callAgent(ctx context.Context, stateDir, method, path string, body io.Reade
 		return err
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
+	switch {
+	case cutOff(err):
+		return errAgentEnded
+	case err != nil:
 		return fmt.Errorf("the agent gave no answer: %w; see its log", err)
 	}
 	defer resp.Body.Close()
@@ -223,10 +252,23 @@ func callAgent(ctx context.Context, stateDir, method, path string, body io.Reade
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxRequest))
 		return fmt.Errorf("the agent answers %s: %s", resp.Status, said)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(said); err != nil {
+	switch err := json.NewDecoder(resp.Body).Decode(said); {
+	case cutOff(err):
+		return errAgentEnded
+	case err != nil:
 		return fmt.Errorf("the agent's answer is cut short: %w; see its log", err)
 	}
 	return nil
+}
+
+// cutOff says whether an error is that whoever is at the other end of the socket is gone.
+func cutOff(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // maxSocketPath is how long the path of a socket may be, unix(7).

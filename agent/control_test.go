@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"net/http/httptrace"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -31,18 +31,20 @@ func TestCommandIsInterrupted(t *testing.T) {
 		{"restart", "before it begins", "the restart was not begun"},
 		{"restart", "when it has begun", "begun the restart and goes on with it"},
 	} {
+		var waiting sync.WaitGroup
 		ctx, interrupt := context.WithCancel(t.Context())
 		switch c.when {
 		case "before it is asked":
 			interrupt()
 		case "before it begins":
-			ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { interrupt() }})
+			waiting.Go(func() { eventually(ctx, agent.asked); interrupt() })
 		default:
-			go func() { <-agent.requests; interrupt() }()
+			waiting.Go(func() { <-agent.requests; interrupt() })
 		}
 		if said, err := askAgent(ctx, dir, c.what, rollback{}); err != nil || said.Status != exitFailed || !strings.Contains(said.Message, c.want) {
 			t.Errorf("%s interrupted %s: %+v, %v", c.what, c.when, said, err)
 		}
 		interrupt()
+		waiting.Wait()
 	}
 }

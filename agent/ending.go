@@ -113,6 +113,9 @@ func (a *agent) record(e *ending) error {
 		a.keptAfter(e.tx)
 	}
 	e.recorded = true
+	if r.ID == a.begun {
+		a.publish(nil) // whoever has seen the outcome is told so, too
+	}
 	return nil
 }
 

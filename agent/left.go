@@ -94,6 +94,8 @@ func unfinished(stateDir string) (string, error) {
 // stage is how far a transaction without an outcome has come.
 func stage(plan journal.Plan, last journal.Entry) string {
 	switch {
+	case last.State == journal.Committed && plan.Back():
+		return "under way, its files are in place: start the agent, it goes on from there"
 	case last.State == journal.Committed:
 		return "under way, its new files are in place: start the agent, it goes on from there"
 	case last.State == journal.Undoing:

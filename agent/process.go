@@ -84,9 +84,10 @@ func (p process) StillUp(ctx context.Context) error {
 	return p.failed(ctx, reason.StartFailed, p.managed.StillUp(ctx))
 }
 
-// Hook's failure means what applier's constants say of each.
+// Hook's failure means what applier's constants say of each. The one that takes back what
+// another has done runs also where no process does.
 func (p process) Hook(ctx context.Context, e applier.Event) error {
-	if p.absent {
+	if p.absent && e.Name != applier.HookAfterRollback {
 		return nil
 	}
 	err := p.managed.Hook(ctx, e.Name, e.Env())

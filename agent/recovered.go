@@ -23,18 +23,18 @@ const maxAttempts = 3
 // or will have it after its probation; otherwise it is to be tried again.
 func (a *agent) recovered(ctx context.Context, tx *applier.Tx, claim *watcher.Claim) (taken bool, err error) {
 	t := &trial{claim: claim, tx: tx, receipt: a.receiptOfTx(tx, claim), began: tx.Plan().Started}
-	a.publish(&work{Patch: t.receipt.Patch, Build: tx.Plan().Build, Since: t.began})
+	a.publish(&work{Patch: t.receipt.Patch, Build: tx.Plan().Build, Since: t.began, id: tx.Plan().ID})
 	log := a.log.With("patch", tx.Plan().Patch, "id", tx.Plan().ID)
 	switch tx.State() {
 	case journal.Committed:
+		if a.alone != nil && !tx.Plan().Back() && len(tx.Plan().Steps) > 0 { // nothing is run once more for what is undone next
+			t.cancel = func() {}
+			a.trial = t
+			return true, nil
+		}
 		if n := tx.Interrupted(); n > maxConfirms {
 			a.conclude(t, tx.RollBack(ctx, a.process, reason.Errorf(reason.Interrupted,
 				"the agent was interrupted %d times while it confirmed the new files", n)))
-			return true, nil
-		}
-		if a.process.absent { // it is not for a command to say that it works
-			t.cancel = func() {}
-			a.trial = t
 			return true, nil
 		}
 		log.Info("the agent was interrupted after the new files were in place, going on from there")
@@ -92,6 +92,7 @@ func (a *agent) decided(ctx context.Context, tx *applier.Tx, r record.Receipt) e
 		tx.Return(ctx, a.process)
 	}
 	a.log.Info("the patch that could not be undone is undone now", "patch", r.Patch, "id", r.ID)
+	a.ended = &r
 	return tx.Close()
 }
 
@@ -105,7 +106,8 @@ func (a *agent) interrupted(ctx context.Context, t *trial) (taken bool, err erro
 	}
 	// If nothing was touched only the first hook can have run, and it runs again if the patch
 	// begins anew.
-	giveUp := t.tx.Plan().Back() || often >= maxAttempts
+	unwanted := a.alone != nil && !t.tx.Plan().Back() && a.leadsTo(a.alone.To, t.tx.Plan().FromBuild)
+	giveUp := t.tx.Plan().Back() || often >= maxAttempts || unwanted
 	if t.tx.Untouched() && !giveUp {
 		t.tx.Resume(ctx, a.process)
 	} else {
@@ -114,6 +116,11 @@ func (a *agent) interrupted(ctx context.Context, t *trial) (taken bool, err erro
 	when := "while it put the new files into place; they were taken out again"
 	if t.tx.Untouched() {
 		when = "before it touched a file"
+	}
+	if unwanted {
+		a.conclude(t, applier.Result{Outcome: reason.RolledBack, Code: reason.Requested,
+			Detail: askedFor + "; the agent had been interrupted " + when})
+		return true, nil
 	}
 	if giveUp {
 		a.conclude(t, applier.Result{Outcome: reason.RolledBack, Code: reason.Interrupted,

@@ -32,8 +32,8 @@ func no(status int, format string, args ...any) answer {
 }
 
 // rollBack goes back to an earlier build, from first to last. A patch on probation is
-// what is gone back over first.
-func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
+// what is gone back over first. when is when it was asked for.
+func (a *agent) rollBack(ctx context.Context, ask rollback, when moment) answer {
 	a.question.takeBack() // what it would answer is about the process as it was
 	defer a.publish(nil)
 	switch {
@@ -42,11 +42,16 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	case a.unrecorded():
 		return no(exitLater, "cannot roll back yet: the outcome of the last patch cannot be written down; see the log")
 	}
+	if ask.To == nil {
+		if said, is := a.overtaken(when); is {
+			return said
+		}
+	}
 	if a.trial != nil {
-		if from := a.trial.tx.Plan().FromBuild; ask.To != nil && *ask.To != from && !a.keeps(*ask.To) {
+		if from := a.trial.tx.Plan().FromBuild; !a.leadsTo(ask.To, from) {
 			return no(exitRejected, "cannot roll back to build %d: it is not kept; build %d, before the patch on probation, is", *ask.To, from)
 		}
-		r := a.condemn(ctx, reason.Errorf(reason.Requested, "an operator asked for it"))
+		r := a.condemn(ctx, reason.Errorf(reason.Requested, askedFor))
 		switch {
 		case r.Outcome != reason.RolledBack || ask.To == nil || *ask.To == r.FromBuild:
 			return a.answerOf(r)
@@ -69,14 +74,15 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 		return refusal(err)
 	}
 	noteAll(a.log.Info, "about the tree", "", back.Notes)
+	id := rollbackID()
+	a.publish(&work{Patch: workRollback, Build: back.Build, Since: began, id: id})
 	tx, err := a.applier.Stage(ctx, nil, back.Plan, applier.Patch{
-		ID: rollbackID(), Warm: back.Warm, Build: back.Build, FromBuild: a.installed.Build,
+		ID: id, Warm: back.Warm, Build: back.Build, FromBuild: a.installed.Build,
 		Note: reason.Line(strings.Join(append([]string{"went back over " + strings.Join(back.Patches, ", ")}, back.Notes...), "; ")),
 	})
 	if err != nil {
 		return refusal(err)
 	}
-	a.publish(&work{Patch: "a rollback", Build: back.Build, Since: began})
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
 		a.leftTx(tx)
@@ -90,9 +96,17 @@ func (a *agent) rollBack(ctx context.Context, ask rollback) answer {
 	return a.answerOf(r)
 }
 
-func (a *agent) keeps(build int64) bool {
+// askedFor is the detail of a patch that is undone because of that.
+const askedFor = "an operator asked for it"
+
+// leadsTo says whether it is on the way back to a build, or to the one before, to undo a
+// patch that has no outcome yet and was made of the build from.
+func (a *agent) leadsTo(to *int64, from int64) bool {
+	if to == nil || *to == from {
+		return true
+	}
 	builds, _ := a.applier.Builds()
-	return slices.ContainsFunc(builds, func(b applier.Build) bool { return b.Build == build })
+	return slices.ContainsFunc(builds, func(b applier.Build) bool { return b.Build == *to })
 }
 
 // rollbackID is like a claim's: it begins with the time.

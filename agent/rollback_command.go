@@ -11,6 +11,7 @@ import (
 
 	"patchagent/agent/config"
 	"patchagent/applier"
+	"patchagent/manifest/reason"
 )
 
 func rollbackCommand(file *string, io Program) *cobra.Command {
@@ -26,7 +27,7 @@ func rollbackCommand(file *string, io Program) *cobra.Command {
 			if cmd.Flags().Changed("to") {
 				ask.To = &to
 			}
-			a, err := askAgent(cmd.Context(), cfg.State.Dir, "rollback", ask)
+			a, err := askAgent(hearWaiting(cmd.Context(), io.Err), cfg.State.Dir, "rollback", ask)
 			if errors.Is(err, errNoAgent) {
 				a, err = rollBackAlone(cmd.Context(), cfg, io, ask)
 			}
@@ -61,7 +62,7 @@ func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask roll
 		return answer{}, err
 	}
 	defer sink.close()
-	a := &agent{cfg: cfg, log: log, fault: io.Fault, waiting: map[string]string{}}
+	a := &agent{cfg: cfg, log: log, fault: io.Fault, waiting: map[string]string{}, alone: &ask}
 	if err := makeFolders(cfg); err != nil {
 		return answer{}, err
 	}
@@ -86,15 +87,61 @@ func rollBackAlone(ctx context.Context, cfg *config.Config, io Program, ask roll
 	})
 	defer a.leave()
 	if err := a.process.Adopt(ctx); err != nil {
+		if ctx.Err() != nil {
+			return notMade("rollback"), nil
+		}
 		return answer{}, err
 	}
 	a.process.absent = !a.process.Up()
 	// From here on it is not cut short: nobody would go on with what is left but the
 	// next agent, which may be long in coming.
+	defer context.AfterFunc(ctx, func() { fmt.Fprintln(io.Err, goesOn) })()
 	ctx = context.WithoutCancel(ctx)
 	if _, err := a.recover(ctx); err != nil {
 		return answer{}, err
 	}
-	said := a.rollBack(ctx, ask)
+	said, is := a.broughtBack(ask.To)
+	if !is {
+		said = a.rollBack(ctx, ask, moment{ended: idOf(a.ended)})
+	}
+	if said.Status == exitDone {
+		said.Message += a.process.missing()
+	}
 	return said, a.fatal
+}
+
+// goesOn is said to whoever interrupts a rollback that works without an agent.
+const goesOn = "patchagent: interrupted, but the rollback has begun and comes to its end first, which this command waits for; " +
+	"if it is killed, start the agent: that finishes the rollback, or takes it back"
+
+// broughtBack is the answer to a command that works without an agent, if that was all
+// that is wanted: what the last agent had left under way was brought to its end.
+func (a *agent) broughtBack(to *int64) (said answer, is bool) {
+	r := a.ended
+	switch {
+	case r == nil || a.failed || a.unrecorded() || to != nil && *to != a.installed.Build:
+		return answer{}, false
+	case r.Reason == reason.Requested:
+		return a.answerOf(*r), true
+	case r.Patch == "" && r.Reason != reason.Interrupted:
+		return a.answerOf(*r), true
+	case r.Patch != "" && r.Outcome == reason.RolledBack:
+		return a.undoneAlready(*r), true
+	case r.Patch != "" && r.Outcome == reason.Failed:
+		return answer{Message: fmt.Sprintf("%s, which could not be undone before, is undone now; build %d is installed, nothing more was rolled back", r.Patch, a.installed.Build), Receipt: r}, true
+	default:
+		return answer{}, false // a rollback that was cut short is made now, as it is asked for
+	}
+}
+
+// missing says of a process that does not run what is to be done.
+func (p process) missing() string {
+	switch {
+	case !p.absent && !p.down():
+		return ""
+	case p.Status().External:
+		return "; the service does not run: if a patch has stopped it, the agent starts it"
+	default:
+		return "; no process runs: start the agent"
+	}
 }

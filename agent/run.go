@@ -55,6 +55,10 @@ type agent struct {
 	found    watcher.Found          // by the last scan
 	last     *record.Receipt        // the newest
 	kept     []applier.Build        // that can be returned to, without their plans
+	begun    string                 // ID of what the agent is at, or was at last
+	ended    *record.Receipt        // of that, or of the one before if it has none yet
+	alone    *rollback              // what a command asks for that works without an agent; nil: this is one
+	asked    func() bool            // somebody waits for the loop; nil: nobody can
 
 	pruning  bool   // patch/rejected may hold more than it should
 	unpruned string // why it could not be pruned, as it was last logged
@@ -278,7 +282,11 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 	if !a.passed(ctx, p, said, a.startable(plan, p.manifest().Warm), began) {
 		return
 	}
-	a.publish(&work{Patch: p.claim.Name, Build: p.manifest().Build, Since: began})
+	a.publish(&work{Patch: p.claim.Name, Build: p.manifest().Build, Since: began, id: p.claim.ID})
+	if a.isAsked() {
+		a.begun = ""
+		return // he has not seen this patch under way, so he does not mean it: he comes first
+	}
 	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan, said))
 	if !a.passed(ctx, p, said, err, began) {
 		return

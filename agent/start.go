@@ -108,6 +108,7 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 	w := wakes{folder: folder.Wake(), process: a.process.Changed(), config: configs.C(), hangup: hangups}
 	if c != nil {
 		w.asked = c.requests
+		a.asked = c.asked
 		c.open.Store(true)
 	}
 	a.watching = true

@@ -27,6 +27,8 @@ type status struct {
 	More      int               `json:"more_waiting"`
 	Last      *record.Receipt   `json:"last"` // the newest receipt; null: there is none
 	Kept      []applier.Build   `json:"kept"` // that can be returned to, newest first
+
+	ended string // see moment
 }
 
 type agentStatus struct {
@@ -42,7 +44,12 @@ type work struct {
 	Patch string    `json:"patch"` // the file's name, or words for what is none
 	Build int64     `json:"build"` // that it leads to
 	Since time.Time `json:"since"`
+
+	id string // that its receipt will have
 }
+
+// workRollback is the Patch of a rollback by hand.
+const workRollback = "a rollback"
 
 // waiting is a drop that waits, and why.
 type waiting struct {
@@ -74,14 +81,18 @@ const mostWaiting = 100
 // publish makes the status of now. what is the work that the loop begins with it, nil
 // if it is ready for anything.
 func (a *agent) publish(what *work) {
+	if what != nil {
+		a.begun = what.id
+	}
 	s := &status{
 		Agent: agentStatus{PID: os.Getpid(), Since: a.began, Watching: a.watching},
 		Build: a.installed.Build, Region: a.installed.Region, Product: a.installed.Product,
 		Applying: what, Held: a.held, Failed: a.failed, Last: a.last, Kept: a.reachable(), Waiting: []waiting{},
 	}
 	if t := a.trial; t != nil {
-		s.Probation = &work{Patch: t.tx.Plan().Patch, Build: t.tx.Plan().Build, Since: t.began}
+		s.Probation = &work{Patch: t.tx.Plan().Patch, Build: t.tx.Plan().Build, Since: t.began, id: t.tx.Plan().ID}
 	}
+	s.ended = idOf(a.ended)
 	add := func(w waiting) {
 		if len(s.Waiting) == mostWaiting {
 			s.More++
@@ -186,6 +197,9 @@ func (a *agent) lastIs(r record.Receipt) {
 		r.Build = new(*r.Build)
 	}
 	a.last = &r
+	if r.ID == a.begun {
+		a.ended = &r
+	}
 }
 
 // status is what was published last, with the process as it is now. Any goroutine may

@@ -83,6 +83,8 @@ func (a *agent) judge(ctx context.Context, verdict error) {
 // condemn rolls the patch on probation back.
 func (a *agent) condemn(ctx context.Context, cause *reason.Error) record.Receipt {
 	t := a.endTrial()
+	plan := t.tx.Plan()
+	a.publish(&work{Patch: plan.Patch, Build: plan.Build, Since: t.began, id: plan.ID})
 	r := a.conclude(t, t.tx.RollBack(ctx, a.process, cause))
 	a.keepUp()
 	return r

@@ -172,6 +172,13 @@ var (
 	errAgentEnded = errors.New("the agent ended while it was asked")
 )
 
+// unreached is errNoAgent with why the socket could not be reached.
+type unreached struct{ cause error }
+
+func (u *unreached) Error() string   { return errNoAgent.Error() + ": " + u.cause.Error() }
+func (u *unreached) Is(e error) bool { return e == errNoAgent }
+func (u *unreached) Unwrap() error   { return u.cause }
+
 // askAgent has the running agent carry a request out; the error wraps errNoAgent
 // if there is none, and errAgentEnded if it has gone away. When ctx is done the answer says
 // whether the agent has begun it.
@@ -217,12 +224,12 @@ const lastWordTime = 2 * time.Second
 func callAgent(ctx context.Context, stateDir, method, path string, body io.Reader, said any) error {
 	dir, socket, err := socketPath(stateDir)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoAgent, err)
+		return &unreached{err}
 	}
 	defer dir.Close()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNoAgent, err)
+		return &unreached{err}
 	}
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()

@@ -364,6 +364,12 @@ func TestOrdinaryUser(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 	p.want(p.tree("app"), map[string]string{"/app/new/deep": fmt.Sprintf("drwxr-xr-x %d:%d %q", ordinary, ordinary, "")})
+
+	// But not ask the agent, and is told why.
+	ask := append(as(dropper, dropGroup), p.in("bin/patchagent"), "status", "-c", p.in("agent.toml"))
+	if out, _ := exec.Command(ask[0], ask[1:]...).CombinedOutput(); !strings.Contains(string(out), "cannot ask the agent: open "+p.in(".patchagent")+": permission denied; run this command as its user") {
+		t.Errorf("%s", out)
+	}
 }
 
 // What belongs to somebody else is left alone, and the tree is as it was.

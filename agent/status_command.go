@@ -31,7 +31,7 @@ func statusCommand(file *string, io Program) *cobra.Command {
 			err = callAgent(cmd.Context(), cfg.State.Dir, http.MethodGet, "/status", nil, &s)
 			switch {
 			case errors.Is(err, fs.ErrPermission):
-				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", errors.Unwrap(err))}
+				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", cmp.Or(errors.Unwrap(err), err))}
 			case errors.Is(err, errNoAgent):
 				return &exitError{exitFailed, withoutAgent(cmd.Context(), cfg)}
 			case err != nil:

@@ -128,7 +128,7 @@ func needDir(key, path string) error {
 
 // cannotWrite is about a folder that is there.
 func cannotWrite(dir string, err error) error {
-	return hint("another folder, that "+myName()+" can write to, or run this as root", "cannot write to %s: %v", dir, err)
+	return hint(fmt.Sprintf("another folder, that the user %q can write to, or run this as root", myName()), "cannot write to %s: %v", dir, err)
 }
 
 // canMake says whether the folder is there, or could be made.

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -118,6 +120,10 @@ func TestNotExecutable(t *testing.T) {
 // A folder that cannot be written to has a remedy, too.
 func TestCannotWrite(t *testing.T) {
 	dir := t.TempDir()
+	// A user may be called nobody.
+	if err := cannotWrite(dir, fs.ErrPermission); !strings.Contains(err.Error(), fmt.Sprintf("that the user %q can write to", myName())) {
+		t.Error(err)
+	}
 	if err := os.Chmod(dir, 0o500); err != nil {
 		t.Fatal(err)
 	}

@@ -170,12 +170,8 @@ func asReason(err error) *reason.Error {
 func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Result {
 	told := ctx // waiting for the process may be cut short: the journal says undone then
 	ctx = context.WithoutCancel(ctx)
-	failed := func(err error) Result {
-		return Result{Outcome: reason.Failed, Code: reason.RollbackFailed,
-			Detail: fmt.Sprintf("cannot undo the patch: %v; it was to be undone because: %s (%s)", err, cause.Detail, cause.Code)}
-	}
 	if err := tx.begin(cause); err != nil {
-		return failed(err)
+		return tx.failed(p, cause, err)
 	}
 	level := hclog.Warn
 	if cause.Code == reason.Requested {
@@ -185,11 +181,12 @@ func (tx *Tx) RollBack(ctx context.Context, p Process, cause *reason.Error) Resu
 	if err := tx.strategy().before(ctx, tx, p); err != nil && err.Error() != cause.Detail { // once is enough
 		tx.note("%v", err)
 	}
-	if err := tx.undo(); err != nil {
-		return failed(err)
+	err := tx.undo()
+	if err == nil {
+		err = tx.undone()
 	}
-	if err := tx.undone(); err != nil {
-		return failed(err)
+	if err != nil {
+		return tx.failed(p, cause, err)
 	}
 	tx.Return(told, p)
 	return tx.Undone()
@@ -260,10 +257,15 @@ func (tx *Tx) enter(e journal.Entry) error {
 	return tx.j.Enter(e)
 }
 
+// since is for how long the process is away by now.
+func (tx *Tx) since() time.Duration {
+	return max(0, time.Since(tx.stopped)) // the clock may have gone back since an earlier agent
+}
+
 // up ends the time for which the process was away.
 func (tx *Tx) up() {
 	if !tx.stopped.IsZero() {
-		tx.down += max(0, time.Since(tx.stopped)) // the clock may have gone back since an earlier agent
+		tx.down += tx.since()
 		tx.stopped = time.Time{}
 	}
 }

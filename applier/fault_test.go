@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -223,8 +224,11 @@ func TestRollbackFails(t *testing.T) {
 	p := &proc{up: true, fail: map[string]error{"reload reload": reason.Errorf(reason.ReloadFailed, "deaf")}}
 	r, err := tx.Apply(t.Context(), p)
 	must(t, err)
-	if r.Outcome != reason.Failed || r.Code != reason.RollbackFailed {
+	if r.Outcome != reason.Failed || r.Code != reason.RollbackFailed || !strings.HasPrefix(r.Detail, TreeBetween) || r.Downtime != 0 {
 		t.Errorf("%+v", r)
+	}
+	if open, err := Pending(w.opts.State); err != nil || open == nil || open.ID != "1" {
+		t.Errorf("open: %v, %v", open, err)
 	}
 	w.a.Close()
 	w.opts.Fault = nil
@@ -235,4 +239,8 @@ func TestRollbackFails(t *testing.T) {
 		t.Errorf("%s because of %s", again.State(), code)
 	}
 	w.wantTree(before, "after the next start")
+	must(t, again.Close())
+	if open, err := Pending(w.opts.State); err != nil || open != nil {
+		t.Errorf("open after its end: %v, %v", open, err)
+	}
 }

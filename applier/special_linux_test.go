@@ -382,3 +382,26 @@ func TestHalfReplaced(t *testing.T) {
 		})
 	}
 }
+
+// A cold patch that cannot be undone says first that the process is down, for how long
+// that was so far, and what is in the way, by the names that it has on this machine.
+func TestRollbackMeetsImmutable(t *testing.T) {
+	for _, fixed := range []string{"lib/b.txt", "lib"} {
+		t.Run(fixed, func(t *testing.T) {
+			w := newWorld(t, oldTree)
+			p := &proc{up: true, fail: map[string]error{HookAfterStart: reason.Errorf(reason.Unhealthy, "ill")}}
+			at := filepath.Join(w.root, fixed)
+			p.hooks = func(e Event) {
+				if e.Name == HookAfterStart {
+					setFlags(t, at, immutable)
+				}
+			}
+			r, err := w.apply(pack(t, false, mod("lib/b.txt", "new b")), p)
+			must(t, err)
+			want := ProcessDownBetween + "cannot undo the patch: " + filepath.Join(w.root, "lib/b.txt") + ": rename: operation not permitted (" + at + " is immutable: see `lsattr -d " + at + "`"
+			if r.Outcome != reason.Failed || !strings.HasPrefix(r.Detail, want) || !strings.HasSuffix(r.Detail, "it was to be undone because: ill (unhealthy)") || r.Downtime <= 0 || p.up {
+				t.Errorf("%+v, want %q", r, want)
+			}
+		})
+	}
+}

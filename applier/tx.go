@@ -59,7 +59,7 @@ func (tx *Tx) Commit() error {
 			return fmt.Errorf("%s: %w", s.Path, err)
 		}
 		if err := tx.do(s); err != nil {
-			return fmt.Errorf("%s: %w", s.Path, err)
+			return fmt.Errorf("%s: %w", s.Path, plainly(err))
 		}
 	}
 	if err := tx.sync(); err != nil {
@@ -75,11 +75,12 @@ func (tx *Tx) Commit() error {
 // repeated. The journal has to say Undoing first, unless it still says Prepared.
 func (tx *Tx) undo() error {
 	for i, s := range slices.Backward(tx.j.Plan.Steps) {
-		if err := tx.a.fault("undo step %d", i); err != nil {
-			return fmt.Errorf("%s: %w", s.Path, err)
+		err := tx.a.fault("undo step %d", i)
+		if err == nil {
+			err = tx.undoStep(s)
 		}
-		if err := tx.undoStep(s); err != nil {
-			return fmt.Errorf("%s: %w", s.Path, err)
+		if err != nil {
+			return tx.undoFailed(s, err)
 		}
 	}
 	return tx.sync()

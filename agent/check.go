@@ -18,8 +18,13 @@ func check(ctx context.Context, file string, io Program) error {
 	}
 	sound := true
 	found := cfg.CheckMachine(ctx)
-	if !agentRuns(ctx, cfg.State.Dir) {
+	running := agentRuns(ctx, cfg.State.Dir)
+	if !running {
 		found = append(found, cfg.Taken(ctx)...)
+	}
+	open, pending := checkPending(ctx, cfg, running)
+	if pending {
+		found = append(found, open)
 	}
 	if f, asked := askStatus(ctx, cfg, found); asked {
 		found = append(found, f)
@@ -45,7 +50,11 @@ func check(ctx context.Context, file string, io Program) error {
 	if !sound {
 		return &exitError{exitUsage, fmt.Errorf("%s is well-formed, but cannot work on this machine", cfg.Path)}
 	}
-	fmt.Fprintf(io.Out, "%s is sound: region %s, build %d is installed\n", cfg.Path, installed.Region, installed.Build)
+	is := "is installed"
+	if pending {
+		is = "is on record, and need not be what is in the tree"
+	}
+	fmt.Fprintf(io.Out, "%s is sound: region %s, build %d %s\n", cfg.Path, installed.Region, installed.Build, is)
 	return nil
 }
 

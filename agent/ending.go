@@ -26,6 +26,7 @@ type ending struct {
 	receipted bool   // the receipt is durable
 	recorded  bool   // and so is all else that the next patch depends on
 	logged    bool   // the outcome's line
+	place     string // where the drop is put away, once it is
 	trouble   string // what was last logged about a step that failed
 }
 
@@ -66,7 +67,7 @@ func (a *agent) settle(e *ending) error {
 		return placed
 	}
 	if !e.logged {
-		a.logOutcome(e.receipt)
+		a.logOutcome(e.receipt, e.place)
 		e.logged = true
 		delete(a.waiting, e.receipt.Patch)
 	}
@@ -164,11 +165,16 @@ func (a *agent) place(e *ending) error {
 		return err
 	}
 	r := e.receipt
-	to := watcher.Destination{Code: r.Reason, Sentence: r.Detail, Advice: advice(r)}
+	to := watcher.Destination{Code: r.Reason, Sentence: readable(r.Detail), Advice: advice(r),
+		Record: fmt.Sprintf("%s was dropped, and has the receipt %s of %s.", r.Patch, r.ID, r.Time.Format(time.RFC3339Nano))}
 	if r.Outcome == reason.Applied {
 		to = watcher.Destination{Applied: true, Build: *r.Build}
 	}
-	_, err := a.folder.Place(e.claim, to)
+	place, err := a.folder.Place(e.claim, to)
+	if e.logged && e.place == "" && place != "" {
+		a.log.Info("patch put away", "patch", r.Patch, "id", r.ID, "place", place) // its outcome was logged without
+	}
+	e.place = place
 	a.pruning = a.pruning || !to.Applied
 	return err
 }
@@ -178,6 +184,8 @@ func advice(r record.Receipt) string {
 	switch {
 	case strings.HasPrefix(r.Detail, notBegun):
 		return "Mend what is named, in agent.toml or on this machine (`patchagent check` looks at it, too), and drop the package again."
+	case strings.HasPrefix(r.Detail, applier.ProcessDownBetween):
+		return "The process is down, and stays so. " + r.Reason.Advice() + " Then it starts the process on the old files."
 	case !strings.HasPrefix(r.Detail, applier.ProcessDown):
 		return r.Reason.Advice()
 	}
@@ -185,16 +193,21 @@ func advice(r record.Receipt) string {
 		"`patchagent restart`, a change of how it is started in agent.toml, a patch or a new start of the agent starts it. Then, if it was the package: " + r.Reason.Advice()
 }
 
-// logOutcome writes the one line that says how a drop ended.
-func (a *agent) logOutcome(r record.Receipt) {
+// logOutcome writes the one line that says how a drop ended, and where it is now, if it
+// could be put away.
+func (a *agent) logOutcome(r record.Receipt, place string) {
+	pairs := r.Pairs()
+	if place != "" {
+		pairs = append(pairs, "place", place)
+	}
 	switch r.Outcome {
 	case reason.Applied:
-		a.log.Info("patch applied", r.Pairs()...)
+		a.log.Info("patch applied", pairs...)
 	case reason.Rejected:
-		a.log.Warn("patch rejected", r.Pairs()...)
+		a.log.Warn("patch rejected", pairs...)
 	case reason.RolledBack:
-		a.log.Error("patch rolled back", r.Pairs()...)
+		a.log.Error("patch rolled back", pairs...)
 	default:
-		a.log.Error("patch failed", r.Pairs()...)
+		a.log.Error("patch failed", pairs...)
 	}
 }

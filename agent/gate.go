@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,8 +59,10 @@ func (a *agent) gate() supervisor.Gate {
 }
 
 // down says whether there is no process, nor one on its way.
-func (p process) down() bool {
-	switch p.Status().State {
+func (p process) down() bool { return isDown(p.Status().State) }
+
+func isDown(state supervisor.State) bool {
+	switch state {
 	case supervisor.Stopped, supervisor.Waiting, supervisor.Failed, supervisor.Ended:
 		return true
 	default:
@@ -155,7 +158,9 @@ func (a *agent) answered(ctx context.Context, said reply) {
 	case said.Region != "" && said.Region != m.Region:
 		a.passed(ctx, p, said.Answer, reason.Errorf(reason.WrongRegion, "the patch is for region %q, and the process says that it is in %q: if it is wrong, mend what the gate reports", m.Region, said.Region), began)
 	case said.Verdict == supervisor.NotAllowed:
-		a.passed(ctx, p, said.Answer, reason.Errorf(reason.NotAllowed, "the gate says NOT ALLOWED"), began)
+		refused := reason.Errorf(reason.NotAllowed, "the gate says NOT ALLOWED%s", strings.TrimSuffix(": "+said.Message, ": "))
+		said.Message = "" // it is told once
+		a.passed(ctx, p, said.Answer, refused, began)
 	case said.Verdict == supervisor.GoAhead:
 		from := a.from(said.Answer)
 		if from != a.installed.Build {
@@ -183,7 +188,7 @@ func (a *agent) wait(ctx context.Context, p *patch, said reply, began time.Time)
 	gate := a.cfg.Target.Gate
 	left := p.claim.WaitsSince.Add(time.Duration(gate.MaxWait)).Sub(now)
 	if left <= 0 {
-		err := reason.Errorf(reason.WaitedTooLong, "the gate has said WAIT since %s, for all of target.gate.max_wait (%s)", p.claim.WaitsSince.Format(time.DateTime), gate.MaxWait)
+		err := reason.Errorf(reason.WaitedTooLong, "the gate has said WAIT since %s, for all of target.gate.max_wait (%s)", stamp(p.claim.WaitsSince), gate.MaxWait)
 		if said.err != nil {
 			err = reason.Errorf(err.Code, "%w; the last answer is an error: %v", err, said.err)
 		}
@@ -234,7 +239,7 @@ func quoted(said supervisor.Answer) string {
 	if said.Message == "" {
 		return ""
 	}
-	return "the process says: " + said.Message
+	return "the gate says: " + said.Message
 }
 
 // also joins two parts of a sentence, of which either may be empty.

@@ -59,7 +59,7 @@ func TestHostilePackages(t *testing.T) {
 			t.Errorf("%s: %s %s (%s), want %s", p.Name, r.Outcome, r.Reason, r.Detail, p.Code)
 		}
 		text, err := os.ReadFile(h.path("patch/rejected/" + name + ".reason.txt"))
-		if want := fmt.Sprintf("%s\n%s\n%s\n", p.Code, r.Detail, p.Code.Advice()); err != nil || string(text) != want {
+		if want := fmt.Sprintf("%s\n%s\n%s\n%s was dropped, and has the receipt %s of %s.\n", p.Code, r.Detail, p.Code.Advice(), name, r.ID, r.Time.Format(time.RFC3339Nano)); err != nil || string(text) != want {
 			t.Errorf("%s: beside it is %q, want %q", p.Name, text, want)
 		}
 		h.inspect(name, p)

@@ -24,7 +24,7 @@ func (a *agent) noteQueue() {
 	for _, p := range a.queue {
 		switch {
 		case a.failed:
-			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again")
+			a.noteWaiting(p.claim.Name, "failed", "a patch could not be undone, and "+untilMended)
 		case a.trial != nil && a.trial.patch != p:
 			a.noteWaiting(p.claim.Name, "probation", a.trial.receipt.Patch+" is on probation")
 		case !a.held && a.trial == nil && a.queue[0] != p && a.queue[0].talk.waits():

@@ -105,7 +105,7 @@ func (p process) Hook(ctx context.Context, e applier.Event) error {
 func (p process) failed(ctx context.Context, code reason.Code, err error) error {
 	err = coded(ctx, code, err)
 	if e, ok := errors.AsType[*reason.Error](err); ok {
-		e.Output = p.Tail()
+		addLast(e, p.Tail())
 	}
 	return err
 }

@@ -91,7 +91,7 @@ func (a *agent) decided(ctx context.Context, tx *applier.Tx, r record.Receipt) e
 	} else {
 		tx.Return(ctx, a.process)
 	}
-	a.log.Info("the patch that could not be undone is undone now", "patch", r.Patch, "id", r.ID)
+	a.log.Info("the patch that could not be undone is undone now", "patch", r.Patch, "id", r.ID, "build", tx.Plan().FromBuild)
 	a.ended = &r
 	return tx.Close()
 }

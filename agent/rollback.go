@@ -129,8 +129,11 @@ func (a *agent) answerOf(r record.Receipt) answer {
 		return answer{Status: exitDone, Message: fmt.Sprintf("build %d is installed again; %s", a.installed.Build, r.Detail), Receipt: &r}
 	}
 	status := exitFailed
-	if r.Outcome == reason.Rejected {
+	switch r.Outcome {
+	case reason.Rejected:
 		status = exitRejected
+	case reason.Failed:
+		return answer{Status: status, Message: fmt.Sprintf("the rollback could neither be made nor undone: %s (%s)", r.Detail, r.Reason), Receipt: &r}
 	}
 	return answer{Status: status, Message: fmt.Sprintf("the rollback was not made, build %d stays: %s (%s)", a.installed.Build, r.Detail, r.Reason), Receipt: &r}
 }

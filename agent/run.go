@@ -416,7 +416,7 @@ func withResult(r record.Receipt, tx *applier.Tx, result applier.Result) record.
 		r.Detail = also(r.Detail, note)
 	}
 	if result.Output != "" {
-		r.Detail += "\nthe last that the process printed:\n" + result.Output
+		r.Detail += lastPrinted + result.Output
 	}
 	r.DowntimeMS = result.Downtime.Milliseconds()
 	return r

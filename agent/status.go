@@ -144,7 +144,7 @@ func (a *agent) waitingOf(p *patch) waiting {
 	first := a.queue[0]
 	switch {
 	case a.failed:
-		w.Reason, w.Detail = "failed", "a patch could not be undone, and nothing is applied until that is mended and the agent started again"
+		w.Reason, w.Detail = "failed", "a patch could not be undone, and "+untilMended
 	case a.held:
 		w.Reason, w.Detail = "hold", holdDetail
 	case a.trial != nil:

@@ -54,7 +54,7 @@ func (s status) print(out io.Writer, now time.Time) error {
 		fmt.Fprintf(w, "%s\t%s\n", about, reason.Line(fmt.Sprintf(format, args...)))
 	}
 	ago := func(t time.Time) string {
-		return fmt.Sprintf("%s (%s)", t.Local().Format(time.DateTime), now.Sub(t).Round(time.Second))
+		return fmt.Sprintf("%s (%s)", stamp(t), now.Sub(t).Round(time.Second))
 	}
 	line("agent", "pid %d, since %s", s.Agent.PID, ago(s.Agent.Since))
 	if !s.Agent.Watching {
@@ -74,7 +74,7 @@ func (s status) print(out io.Writer, now time.Time) error {
 		line("", "its last start failed: %s", p.LastError)
 	}
 	if s.Failed {
-		line("failed", "a patch could not be undone; nothing is applied until that is mended and the agent started again")
+		line("failed", "%s", failedText(s.Process))
 	}
 	if s.Held {
 		line("held", "%s", holdDetail)
@@ -96,7 +96,12 @@ func (s status) print(out io.Writer, now time.Time) error {
 		if r.Build != nil {
 			to = fmt.Sprintf("build %d", *r.Build)
 		}
-		line("last", "%s: %q to %s: %s %s", r.Time.Local().Format(time.DateTime), r.Patch, to, r.Outcome, r.Reason)
+		line("last", "%s: %q to %s: %s %s", stamp(r.Time), r.Patch, to, r.Outcome, r.Reason)
+		if detail, _, more := strings.Cut(r.Detail, lastPrinted); more {
+			line("", "%s; what was printed is in `patchagent history %s`", detail, r.ID)
+		} else if detail != "" {
+			line("", "%s", detail)
+		}
 	}
 	return w.Flush()
 }
@@ -138,12 +143,12 @@ func (d waiting) String() string {
 	if g == nil {
 		return text
 	}
-	text += fmt.Sprintf("; since %s, until %s at the latest", g.Since.Local().Format(time.DateTime), g.Until.Local().Format(time.DateTime))
+	text += fmt.Sprintf("; since %s, until %s at the latest", stamp(g.Since), stamp(g.Until))
 	switch {
 	case g.Asking:
 		text += ", being asked now"
 	case g.Next != nil:
-		text += ", asked again at " + g.Next.Local().Format(time.TimeOnly)
+		text += ", asked again at " + stamp(*g.Next)
 	}
 	return text
 }

@@ -71,7 +71,7 @@ func (a *agent) judge(ctx context.Context, verdict error) {
 	}
 	if verdict != nil {
 		cause := reason.Errorf(reason.Unhealthy, "%w", verdict)
-		cause.Output = a.process.Tail()
+		addLast(cause, a.process.Tail())
 		a.condemn(ctx, cause)
 		return
 	}

@@ -22,6 +22,7 @@ type Destination struct {
 	Code     reason.Code // if not applied
 	Sentence string
 	Advice   string
+	Record   string // a last line, by which the drop is found in log and receipts; none if empty
 }
 
 // names are what the drop would like to be called there.
@@ -157,6 +158,9 @@ func (p *placer) place() error {
 	}
 	if !p.to.Applied {
 		text := fmt.Sprintf("%s\n%s\n%s\n", p.to.Code, p.to.Sentence, p.to.Advice)
+		if p.to.Record != "" {
+			text += p.to.Record + "\n"
+		}
 		if err := p.write(p.c.place+reasonEnding, []byte(text)); err != nil {
 			return err
 		}

@@ -105,7 +105,7 @@ var table = []row{
 	{PrecheckFailed, RolledBack, "The check command, or the hook after_files, refused the new files; its output says why. Mend the package and drop the new one."},
 	{StopFailed, RolledBack, "Find out why the process does not stop (a process in uninterruptible sleep, missing rights), then drop the package again."},
 	{CommitFailed, RolledBack, "See the system's error in the detail (disk, rights, quota), mend it, then drop the package again."},
-	{ReloadFailed, RolledBack, "The process could not be told of the new files: check target.reload and the process's own log."},
+	{ReloadFailed, RolledBack, "The process could not be told of the new files: check what the detail names of target.reload or, for a service that another manager runs, target.external.reload; and the process's own log."},
 	{StartFailed, RolledBack, "The new version did not come up: see its output, and mend the package or what is named of agent.toml; then drop it again."},
 	{NotReady, RolledBack, "The new version was not ready in time: see its output, or raise target.ready.timeout."},
 	{Unhealthy, RolledBack, "The new version became unhealthy, or the hook after_start failed on it: see the output, mend the package and drop the new one."},

@@ -20,6 +20,8 @@ import (
 type process struct {
 	managed
 
+	steps *steps // nil: nobody asks for them
+
 	// absent is for a rollback without an agent where no process runs: there is none
 	// to tell or to ask, and none is started.
 	absent bool
@@ -31,6 +33,7 @@ func (p process) Start(ctx context.Context, e applier.Event) error {
 	if p.absent {
 		return nil
 	}
+	defer p.at(applier.EventStart)()
 	return p.notUp(ctx, p.managed.Start(ctx, e.Env()))
 }
 
@@ -53,6 +56,7 @@ func (p process) Stop(ctx context.Context, e applier.Event) error {
 	if p.absent {
 		return nil
 	}
+	defer p.at(applier.EventStop)()
 	return coded(ctx, reason.StopFailed, p.managed.Stop(ctx, e.Env()))
 }
 
@@ -70,10 +74,12 @@ func (p process) Precheck(ctx context.Context, e applier.Event) error {
 	if p.absent {
 		return nil
 	}
+	defer p.at(applier.EventPrecheck)()
 	return coded(ctx, reason.PrecheckFailed, p.managed.Precheck(ctx, e.Env()))
 }
 
 func (p process) Reload(ctx context.Context, e applier.Event) error {
+	defer p.at(applier.EventReload)()
 	return p.failed(ctx, reason.ReloadFailed, p.managed.Reload(ctx, e.Env()))
 }
 
@@ -90,6 +96,7 @@ func (p process) Hook(ctx context.Context, e applier.Event) error {
 	if p.absent && e.Name != applier.HookAfterRollback {
 		return nil
 	}
+	defer p.at(e.Name)()
 	err := p.managed.Hook(ctx, e.Name, e.Env())
 	switch e.Name {
 	case applier.HookBeforeStop:

@@ -83,6 +83,7 @@ func (a *agent) rollBack(ctx context.Context, ask rollback, when moment) answer 
 	if err != nil {
 		return refusal(err)
 	}
+	a.log.Info("rollback begins", "id", id, "build", back.Build, "from_build", a.installed.Build, "strategy", applier.StrategyName(back.Warm))
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
 		a.leftTx(tx)

@@ -50,6 +50,7 @@ type agent struct {
 	keysSeen time.Time         // when that was last looked at
 
 	snapshot atomic.Pointer[status] // for whoever asks how things are
+	steps    steps                  // of the patch under way
 	began    time.Time              // this agent
 	watching bool                   // what an earlier one has left is dealt with
 	found    watcher.Found          // by the last scan
@@ -287,6 +288,8 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 		a.begun = ""
 		return // he has not seen this patch under way, so he does not mean it: he comes first
 	}
+	a.log.Info("patch begins", "patch", p.claim.Name, "id", p.claim.ID, "build", p.manifest().Build, "from_build", a.from(said),
+		"strategy", applier.StrategyName(p.manifest().Warm))
 	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan, said))
 	if !a.passed(ctx, p, said, err, began) {
 		return

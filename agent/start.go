@@ -82,7 +82,8 @@ func serve(ctx context.Context, a *agent, sink *logSink, hangups <-chan os.Signa
 		})
 	}
 	a.manager.starting()
-	a.process = process{managed: manage(a.cfg, &a.manager, a.log.Named("process"))}
+	a.steps.timeout = a.stepTimeout
+	a.process = process{managed: manage(a.cfg, &a.manager, a.log.Named("process")), steps: &a.steps}
 	if reaper, err := supervisor.NewReaper(); err != nil {
 		a.log.Warn("what the process leaves behind may be found less well", "error", err)
 	} else {

@@ -44,6 +44,7 @@ type work struct {
 	Patch string    `json:"patch"` // the file's name, or words for what is none
 	Build int64     `json:"build"` // that it leads to
 	Since time.Time `json:"since"`
+	Step  *step     `json:"step"` // that it waits for now; null: it is between two
 
 	id string // that its receipt will have
 }
@@ -207,5 +208,7 @@ func (a *agent) lastIs(r record.Receipt) {
 func (a *agent) status() status {
 	s := *a.snapshot.Load()
 	s.Process = a.process.Status()
+	now := a.steps.now.Load()
+	s.Applying, s.Probation = s.Applying.at(now), s.Probation.at(now)
 	return s
 }

@@ -79,12 +79,18 @@ func (s status) print(out io.Writer, now time.Time) error {
 	if s.Held {
 		line("held", "%s", holdDetail)
 	}
-	if s.Applying != nil {
-		line("applying", "%s, since %s", s.Applying, ago(s.Applying.Since))
+	working := func(about string, w *work) {
+		if w == nil {
+			return
+		}
+		text := fmt.Sprintf("%s, since %s", w, ago(w.Since))
+		if w.Step != nil {
+			text += ", " + w.Step.text(now)
+		}
+		line(about, "%s", text)
 	}
-	if s.Probation != nil {
-		line("probation", "%s, since %s", s.Probation, ago(s.Probation.Since))
-	}
+	working("applying", s.Applying)
+	working("probation", s.Probation)
 	for _, d := range s.Waiting {
 		line("waiting", "%s", d)
 	}

@@ -71,6 +71,10 @@ func isPipe(path string) bool {
 // cannot do that the file is emptied, and lines that are written between the copy
 // and that are lost. What Tail reads stays in the file. It returns how many bytes
 // it has taken out.
+//
+// The copy is made as path.part and is path.0 when it is whole, until those that came
+// before have moved along: an attempt that fails, as on a full disk, changes none of
+// them. If the agent is killed in between, path.0 is one of them the next time.
 func rotateOutput(path string, limit int64, keep int) (taken int64, err error) {
 	if path == "" || limit <= 0 || keep <= 0 {
 		return 0, nil
@@ -92,30 +96,36 @@ func rotateOutput(path string, limit int64, keep int) (taken int64, err error) {
 	}
 	// At least one byte must stay: the range may not reach the end of the file.
 	whole, err := wholeBlocks(f, info.Size()-max(1, min(tailBytes, limit/4)))
+	if err != nil || whole == 0 {
+		return 0, err
+	}
+	if err := moveAlong(path, keep); err != nil {
+		return 0, err
+	}
+	out, err := copyBeginning(f, whole, path, info.Mode().Perm())
 	if err != nil {
 		return 0, err
 	}
-	for n := keep - 1; n >= 1; n-- {
+	if taken, err = takeOut(f, whole); err != nil {
+		taken, err = empty(f, whole, out)
+	}
+	if err = errors.Join(err, out.Close()); err != nil && taken == 0 {
+		return 0, errors.Join(err, os.Remove(numbered(path, 0)))
+	}
+	return taken, errors.Join(err, moveAlong(path, keep))
+}
+
+// moveAlong makes path.0, if it is there, path.1, and so on up to keep.
+func moveAlong(path string, keep int) error {
+	if _, err := os.Lstat(numbered(path, 0)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for n := keep - 1; n >= 0; n-- {
 		if err := os.Rename(numbered(path, n), numbered(path, n+1)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return 0, err
+			return err
 		}
 	}
-	if err := copyBeginning(f, whole, numbered(path, 1), info.Mode().Perm()); err != nil {
-		return 0, err
-	}
-	if taken, err = takeOut(f, whole); err == nil {
-		return taken, nil
-	}
-	rest, err := os.OpenFile(numbered(path, 1), os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer rest.Close()
-	n, err := io.Copy(rest, f)
-	if err != nil {
-		return 0, err
-	}
-	return whole + n, f.Truncate(0)
+	return nil
 }
 
 // wholeBlocks is size without the last block's beginning.
@@ -145,12 +155,39 @@ func takeOut(f *os.File, size int64) (int64, error) {
 
 func numbered(path string, n int) string { return fmt.Sprintf("%s.%d", path, n) }
 
-// copyBeginning leaves f's offset behind what it has copied.
-func copyBeginning(f *os.File, size int64, to string, perm fs.FileMode) error {
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
-	if err != nil {
-		return err
+// copyBeginning makes path.0 of f's first size bytes, open for more, and leaves f's offset
+// behind them. After an error nothing of it is left.
+func copyBeginning(f *os.File, size int64, path string, perm fs.FileMode) (*os.File, error) {
+	part := path + ".part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a killed agent
+		return nil, err
 	}
-	_, err = io.CopyN(out, f, size)
-	return errors.Join(err, out.Close())
+	out, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return nil, err
+	}
+	// Where there is no room for all of it, the last of it is not taken from others.
+	if err = unix.Fallocate(int(out.Fd()), 0, 0, size); !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+		_, err = io.CopyN(out, f, size)
+	}
+	if err == nil {
+		err = os.Rename(part, numbered(path, 0))
+	}
+	if err != nil {
+		return nil, errors.Join(err, out.Close(), os.Remove(part))
+	}
+	return out, nil
+}
+
+// empty appends what f has from its offset on to the copy of the size bytes before that,
+// and empties f. It returns how long f was.
+func empty(f *os.File, size int64, out *os.File) (int64, error) {
+	n, err := io.Copy(out, f)
+	if err == nil {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return size + n, nil
 }

@@ -7,10 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -123,5 +127,61 @@ func TestOutputIsAPipe(t *testing.T) {
 	_, flags, _ := strings.Cut(string(info), "flags:\t")
 	if mode, _ := strconv.ParseUint(strings.Fields(flags + " ?")[0], 8, 64); err != nil || mode == 0 || mode&unix.O_NONBLOCK != 0 {
 		t.Errorf("it does not block: %q, %v", info, err)
+	}
+}
+
+// playRotating tries to rotate where no file may become longer than a few bytes.
+func playRotating(say func(...any)) {
+	signal.Ignore(syscall.SIGXFSZ)
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 5000, Max: 5000}); err != nil {
+		say(err)
+	}
+	for range 3 {
+		_, err := rotateOutput("out", 1000, 2)
+		say("rotated:", err)
+	}
+	os.Exit(0)
+}
+
+// An attempt that fails in its middle costs nothing of what was rotated before, however
+// often it is made, and leaves nothing behind. The next that does not fail makes up for it.
+func TestOutputCannotBeRotated(t *testing.T) {
+	st := newStage(t, "rotating")
+	put := func(name, content string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(st.dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(st.dir, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+		}
+		return string(data)
+	}
+	text := strings.Repeat("a line of output\n", 5000)
+	put("out", text)
+	put("out.1", "the last")
+	put("out.2", "the one before")
+	put("out.part", "of a killed agent")
+	cmd := exec.Command(st.opts.Command[0])
+	cmd.Dir, cmd.Env = st.dir, append(os.Environ(), "ROLE=rotating")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v, %s", err, out)
+	}
+	if said := st.said(); strings.Count(said, syscall.EFBIG.Error()) != 3 {
+		t.Errorf("it said %q", said)
+	}
+	names, err := filepath.Glob(filepath.Join(st.dir, "out*"))
+	if err != nil || len(names) != 3 || read("out") != text || read("out.1") != "the last" || read("out.2") != "the one before" {
+		t.Errorf("%q, %q, %q, %v", names, read("out.1"), read("out.2"), err)
+	}
+	put("out.0", "of a killed agent, whole")
+	if _, err := rotateOutput(filepath.Join(st.dir, "out"), 1000, 3); err != nil {
+		t.Fatal(err)
+	}
+	if read("out.1")+read("out") != text || read("out.2") != "of a killed agent, whole" || read("out.3") != "the last" || read("out.0") != "" {
+		t.Errorf("%q, %q", read("out.2"), read("out.3"))
 	}
 }

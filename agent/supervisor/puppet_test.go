@@ -93,6 +93,8 @@ func play(role string) {
 		for i := 0; ; i++ {
 			fmt.Printf("line %d\n", i)
 		}
+	case "rotating":
+		playRotating(say)
 	case "prints", "prints on", "piped":
 		print(role)
 	case "daemons", "between", "crowd", "pair":

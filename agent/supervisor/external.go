@@ -49,6 +49,8 @@ type External struct {
 	changed  chan struct{}
 	status   atomic.Pointer[Status]
 	next     atomic.Pointer[Options] // to be taken over between two requests
+	resume   atomic.Bool             // Resume was called, and Run has not got to it yet
+	wake     chan struct{}           // for that
 	said     lastOutput
 
 	// Owned by Run.
@@ -80,7 +82,7 @@ func (s *lastOutput) set(out []byte) {
 func NewExternal(opts Options, log hclog.Logger) *External {
 	x := &External{
 		log: log, opts: opts, pause: statusPause, linger: lingerTime,
-		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1),
+		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	x.status.Store(&Status{State: Ended, External: true})
 	return x
@@ -112,24 +114,30 @@ func (x *External) Run(ctx context.Context) error {
 	defer close(x.ended)
 	tick := time.NewTicker(x.pause)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 			return nil
 		case r := <-x.requests:
+			x.goOn(ctx) // in the order of the calls
 			x.configure()
 			r.reply <- r.do()
 			if x.released {
 				return nil
 			}
+		case <-x.wake:
+			x.goOn(ctx)
 		case <-tick.C:
+			x.goOn(ctx)
 			x.configure()
 			x.follow(ctx)
+			tick.Reset(x.pause) // it may have taken longer than that, and requests come first then
 		}
 		if x.due() && x.starts == 0 {
 			x.startAgain(ctx)
 		}
 	}
+	return nil
 }
 
 // due says whether the service is down and is to be started now.
@@ -267,7 +275,7 @@ func (x *External) Start(ctx context.Context, env []string) error {
 func (x *External) Stop(ctx context.Context, env []string) error {
 	return x.ask(ctx, func() error {
 		x.owed = false
-		return x.stop(env)
+		return x.stop(context.WithoutCancel(ctx), env)
 	})
 }
 
@@ -287,14 +295,24 @@ func (x *External) Prepare(context.Context) {}
 // stopped here; and again until it is up. One that could not be stopped is started
 // should it end after all.
 func (x *External) Resume() {
-	_ = x.ask(context.Background(), func() error {
-		if x.stale {
-			x.stale = false // what it was stopped for is over
-			_ = x.look(context.Background(), nil)
-		}
-		x.owed, x.starts = x.stopped, 0
-		return nil
-	})
+	x.resume.Store(true)
+	select {
+	case x.wake <- struct{}{}:
+	default:
+	}
+}
+
+// goOn does what Resume was called for, if it was.
+func (x *External) goOn(ctx context.Context) {
+	if !x.resume.Swap(false) {
+		return
+	}
+	x.configure()
+	if x.stale {
+		x.stale = false // what it was stopped for is over
+		_ = x.look(ctx, nil)
+	}
+	x.owed, x.starts = x.stopped, 0
 }
 
 // Reload tells the service that its files have changed, and asks whether it has survived

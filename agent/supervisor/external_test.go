@@ -528,3 +528,52 @@ func TestExternalEndsInThePatch(t *testing.T) {
 	eventually(t, "it to be up again", x.Up)
 	m.wantVerbs("stop", "start")
 }
+
+// The end of the agent does not wait for a command that hangs, and neither does whoever
+// calls Resume: not while the service is followed, and not while it is started again.
+func TestExternalHangs(t *testing.T) {
+	const hang = "touch hangs; exec sleep 1000"
+	for name, c := range map[string]struct {
+		owed  bool // it was stopped here
+		verbs map[string]string
+	}{
+		"status, while it is followed":     {false, map[string]string{"status": hang}},
+		"status, while it is to be up":     {true, map[string]string{"status": hang}},
+		"stop, as it may be up already":    {true, map[string]string{"status": "exit 127", "stop": hang}},
+		"start":                            {true, map[string]string{"start": hang}},
+		"stop, as it has not come up well": {true, map[string]string{"start": "touch active; exit 1", "stop": hang}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newManager(t)
+			m.opts.Verbs.Timeout = time.Hour
+			x := m.run(true)
+			if c.owed {
+				if err := x.Stop(t.Context(), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for verb, does := range c.verbs {
+				m.put(verb, does)
+			}
+			x.Resume()
+			eventually(t, "the command that hangs", func() bool { _, err := os.Stat(filepath.Join(m.dir, "hangs")); return err == nil })
+			over := make(chan error, 1)
+			go func() {
+				x.Resume()
+				over <- m.end()
+			}()
+			select {
+			case err := <-over:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(time.Minute):
+				t.Fatal("it is waited for")
+			}
+			if _, err := os.Stat(m.opts.StateFile + markSuffix); c.owed != (err == nil) {
+				t.Errorf("on record: %v", err)
+			}
+		})
+	}
+}

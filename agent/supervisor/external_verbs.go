@@ -24,7 +24,9 @@ func (x *External) bringUp(ctx context.Context, env []string) error {
 			return context.Cause(ctx)
 		}
 		x.log.Warn("the service may be active although it should not be, stopping it before its start")
-		if err := x.stop(env); err != nil {
+		if err := x.stop(ctx, env); ctx.Err() != nil {
+			return context.Cause(ctx)
+		} else if err != nil {
 			return fmt.Errorf("%w: it was active already, and %w", ErrStartFailed, err)
 		}
 	}
@@ -48,7 +50,7 @@ func (x *External) bringUp(ctx context.Context, env []string) error {
 		return err
 	}
 	why := x.Tail()
-	if stopErr := x.stop(env); stopErr != nil {
+	if stopErr := x.stop(ctx, env); stopErr != nil {
 		err = fmt.Errorf("%w; and %w", err, stopErr)
 	}
 	x.said.set([]byte(why))
@@ -94,10 +96,10 @@ func (x *External) waitReady(ctx context.Context, env []string) error {
 	}
 }
 
-// stop is not cut short by a context: what is to be replaced must not be running. What
-// the status command says counts, not how the stop command ended.
-func (x *External) stop(env []string) error {
-	if x.stopped && errors.Is(x.active(context.Background(), env), errInactive) {
+// stop goes by what the status command says, not by how the stop command ended. If ctx
+// ends first, the service counts as stopped, whatever becomes of it.
+func (x *External) stop(ctx context.Context, env []string) error {
+	if x.stopped && errors.Is(x.active(ctx, env), errInactive) {
 		x.mark(true)
 		x.enter(Stopped)
 		return nil
@@ -106,24 +108,27 @@ func (x *External) stop(env []string) error {
 	x.mark(true)
 	x.said.set(nil)
 	began := time.Now()
-	told := x.verb(context.Background(), x.opts.Verbs.Stop, env)
+	told := x.verb(ctx, x.opts.Verbs.Stop, env)
 	left := grace
 	if told == nil {
 		left = max(grace, x.opts.Verbs.Timeout-time.Since(began))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), left)
+	wait, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	for pause := firstLook; ; pause = min(2*pause, lastLook) {
-		if err := x.active(context.Background(), env); errors.Is(err, errInactive) {
+		if err := x.active(ctx, env); errors.Is(err, errInactive) {
 			x.stale = false
 			x.said.set(nil)
 			x.log.Info("service stopped", "after", time.Since(began).Round(time.Millisecond).String())
 			x.enter(Stopped)
 			return nil
 		}
-		if !sleep(ctx, nil, pause) {
+		if !sleep(wait, nil, pause) {
 			break
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	x.record(true, time.Now()) // it was told, and may yet end
 	x.log.Warn("the service was told to stop, and may yet end; it is started again then, when the patch is over", "until", x.lingers.Add(x.linger).Format(time.TimeOnly))

@@ -40,6 +40,10 @@ type reply struct {
 type talk struct {
 	last *reply
 	next time.Time // when it is asked again
+
+	// since is when it began to wait, earlier agents included, as if the system's clock
+	// had never been set since then: a time that this agent measures from.
+	since time.Time
 }
 
 // begun says whether it was asked already.
@@ -175,18 +179,10 @@ func (a *agent) answered(ctx context.Context, said reply) {
 	}
 }
 
-// wait has a patch wait, or gives it up when it has waited for too long. The time runs
-// on from one agent to the next, by a clock that does not go back.
+// wait has a patch wait, or gives it up when it has waited for too long.
 func (a *agent) wait(ctx context.Context, p *patch, said reply, began time.Time) {
-	now := a.clock.Now()
-	if since := p.claim.WaitsSince; since.IsZero() || since.After(now) {
-		p.claim.WaitsSince = now
-		if err := p.claim.Save(false); err != nil {
-			a.log.Warn("cannot put on record since when a patch waits; the next agent would begin anew", "patch", p.claim.Name, "error", err)
-		}
-	}
 	gate := a.cfg.Target.Gate
-	left := p.claim.WaitsSince.Add(time.Duration(gate.MaxWait)).Sub(now)
+	left := time.Duration(gate.MaxWait) - a.waited(p)
 	if left <= 0 {
 		err := reason.Errorf(reason.WaitedTooLong, "the gate has said WAIT since %s, for all of target.gate.max_wait (%s)", stamp(p.claim.WaitsSince), gate.MaxWait)
 		if said.err != nil {
@@ -201,6 +197,29 @@ func (a *agent) wait(ctx context.Context, p *patch, said reply, began time.Time)
 	}
 	p.talk.next = began.Add(min(pause, left)) // it is asked once more when the time is over
 	a.noteGate(p, said)
+}
+
+// waited is for how long a patch has been told to wait, from now on if it was not yet. It
+// runs on from one agent to the next, by a clock that does not go back. While one agent
+// runs it is measured, so that a clock that is set forward takes nothing of max_wait;
+// what is on record moves along.
+func (a *agent) waited(p *patch) time.Duration {
+	const correction = time.Second
+	now := a.clock.Now()
+	if p.talk.since.IsZero() {
+		p.talk.since = time.Now()
+		if since := p.claim.WaitsSince; !since.IsZero() {
+			p.talk.since = p.talk.since.Add(-max(0, now.Sub(since)))
+		}
+	}
+	waited := time.Since(p.talk.since)
+	if since := now.Add(-waited); since.Sub(p.claim.WaitsSince).Abs() > correction {
+		p.claim.WaitsSince = since
+		if err := p.claim.Save(false); err != nil {
+			a.log.Warn("cannot put on record since when a patch waits; the next agent would begin anew", "patch", p.claim.Name, "error", err)
+		}
+	}
+	return waited
 }
 
 // unwait has the wait of each patch begin anew while none is asked for, because of HOLD or

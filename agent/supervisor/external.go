@@ -488,9 +488,9 @@ func (x *External) marked() (stopped bool, lingers time.Time) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, time.Time{}
 	}
-	lingers, err = time.Parse(time.RFC3339Nano, string(text))
-	if now := time.Now(); err == nil && lingers.After(now) {
-		lingers = now // the clock was set back
+	if at, err := time.Parse(time.RFC3339Nano, string(text)); err == nil {
+		// From now on it is measured, whatever becomes of the clock; it may have been set back.
+		lingers = time.Now().Add(-max(0, time.Since(at)))
 	}
 	return true, lingers
 }

@@ -187,17 +187,24 @@ func TestExternalStart(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			m := newManager(t)
-			m.put("start", c.start)
-			if c.status != "" {
-				m.put("status", c.status)
-			}
-			m.opts.Ready = c.ready
-			x := m.run(false)
-			if c.verbs[0] == "stop" {
-				m.put("active", "")
-			}
-			err := x.Start(t.Context(), nil)
+			var m *manager
+			var x *External
+			var err error
+			patiently(t, c.ready.Timeout, func(limit time.Duration) bool {
+				m = newManager(t)
+				m.put("start", c.start)
+				if c.status != "" {
+					m.put("status", c.status)
+				}
+				m.opts.Ready = c.ready
+				m.opts.Ready.Timeout = limit
+				x = m.run(false)
+				if c.verbs[0] == "stop" {
+					m.put("active", "")
+				}
+				err = x.Start(t.Context(), nil)
+				return c.want != ErrNotReady || err != nil && strings.Contains(err.Error(), c.says)
+			})
 			if c.want == nil && err != nil || !errors.Is(err, c.want) || err != nil && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v", err)
 			}
@@ -231,18 +238,24 @@ func TestExternalStop(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			m := newManager(t)
-			m.put("stop", c.stop)
+			limit := 20 * time.Second
 			if !c.want && c.stop != "echo not mine; exit 1" {
-				m.opts.Verbs.Timeout = 2 * time.Second // all of it is waited for
+				limit = 2 * time.Second // all of it is waited for
 			}
-			x := m.run(true)
-			if c.status != "" {
-				m.put("status", c.status)
-			}
-			ctx, cancel := context.WithCancel(t.Context())
-			err := x.Stop(ctx, nil)
-			cancel()
+			var x *External
+			var err error
+			patiently(t, limit, func(limit time.Duration) bool {
+				m := newManager(t)
+				m.put("stop", c.stop)
+				x = m.run(true)
+				if c.status != "" {
+					m.put("status", c.status)
+				}
+				m.opts.Verbs.Timeout = limit
+				x.Configure(m.opts)
+				err = x.Stop(t.Context(), nil)
+				return c.want || err != nil && strings.Contains(err.Error(), c.says)
+			})
 			if c.want != (err == nil) || err != nil && (!errors.Is(err, ErrStopFailed) || !strings.Contains(err.Error(), c.says)) {
 				t.Errorf("%v", err)
 			}

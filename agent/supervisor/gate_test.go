@@ -230,7 +230,8 @@ func TestNoAnswer(t *testing.T) {
 		t.Errorf("silence: %s", got)
 	}
 	l.Close()
-	if got := answered(silent.Ask(t.Context(), Options{}, nil)); got != "error "+silent.HTTP+": cannot dial: connect: connection refused" {
+	nobody := Gate{HTTP: "http://" + freeAddress(t) + "/"}
+	if got := answered(nobody.Ask(t.Context(), Options{}, nil)); got != "error "+nobody.HTTP+": cannot dial: connect: connection refused" {
 		t.Errorf("nobody: %s", got)
 	}
 	slow := Gate{Exec: []string{"sh", "-c", "echo '{\"build\": 7}'; sleep 600; true"}, Timeout: 50 * time.Millisecond}

@@ -4,6 +4,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 )
 
 // The test binary is also the processes that are supervised: the variable ROLE
@@ -105,7 +107,7 @@ func play(role string) {
 	case "speaker":
 		speak(say)
 	case "hoarder":
-		hoard(signals)
+		hoard(signals, say)
 	case "sayer":
 		if notify(strings.ReplaceAll(os.Getenv("SAY"), ";", "\n"), nil) != nil {
 			os.Exit(4)
@@ -220,12 +222,35 @@ func alive(pid int) bool {
 	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
+// patiently is for what has to be over within a limit, and has to do something before
+// that: it tries with ever higher ones, as nobody knows how slow this machine is.
+func patiently(t *testing.T, limit time.Duration, try func(limit time.Duration) bool) {
+	t.Helper()
+	for ; !try(limit); limit *= 4 {
+		if limit > 20*time.Second {
+			t.Fatalf("it is not enough within %s either", limit)
+		}
+		t.Logf("it is not enough within %s", limit)
+	}
+}
+
+// freeAddress is one that is free until the test is over: it is bound here, so nobody is
+// given it by the kernel, and whoever names it can listen there all the same, because
+// nobody listens here (SO_REUSEADDR, which Go sets of each listener).
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", at.(*unix.SockaddrInet4).Port)
 }

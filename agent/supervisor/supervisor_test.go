@@ -77,7 +77,16 @@ func TestStartFails(t *testing.T) {
 			st := newStage(t, "plain")
 			c.change(st)
 			s := st.run()
-			if err := s.Start(t.Context(), nil); !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+			err := s.Start(t.Context(), nil)
+			if c.want == ErrNotReady && errors.Is(err, ErrNotReady) && !strings.Contains(err.Error(), c.says) {
+				patiently(t, 4*st.opts.Ready.Timeout, func(limit time.Duration) bool { // it could not even be asked
+					st.opts.Ready.Timeout = limit
+					s.Configure(st.opts)
+					err = s.Start(t.Context(), nil)
+					return strings.Contains(err.Error(), c.says)
+				})
+			}
+			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("%v, want %v that says %q", err, c.want, c.says)
 			}
 			if status := s.Status(); status.State != Stopped || status.PID != 0 || !strings.Contains(status.LastError, c.says) {
@@ -92,15 +101,19 @@ func TestStartFails(t *testing.T) {
 
 func TestStopByTimeoutKills(t *testing.T) {
 	st := newStage(t, "stubborn")
-	st.opts.StopTimeout = 50 * time.Millisecond
-	s := st.start()
-	pid := s.Status().PID
-	if err := s.Stop(t.Context()); err != nil || alive(pid) {
-		t.Errorf("%v", err)
-	}
-	if !strings.Contains(st.said(), "terminated") || !strings.Contains(s.Status().LastExit, "killed") {
-		t.Errorf("%q, %+v", st.said(), s.Status())
-	}
+	s := st.run()
+	patiently(t, 50*time.Millisecond, func(limit time.Duration) bool {
+		st.opts.StopTimeout = limit
+		s.Configure(st.opts)
+		if err := s.Start(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		pid := s.Status().PID
+		if err := s.Stop(t.Context()); err != nil || alive(pid) || !strings.Contains(s.Status().LastExit, "killed") {
+			t.Fatalf("%v, %+v", err, s.Status())
+		}
+		return strings.Contains(st.said(), "terminated") // it was asked before
+	})
 	if err := s.Stop(t.Context()); err != nil {
 		t.Errorf("a second stop: %v", err)
 	}

@@ -65,15 +65,18 @@ func TestAlarm(t *testing.T) {
 
 func TestWatchdog(t *testing.T) {
 	// A Go program ends with status 2 by SIGABRT.
-	for name, c := range map[string]struct{ say, exit, why string }{
-		"silent":   {"READY=1;WATCHDOG_USEC=20000", "exit status 2", "no sign of life (WATCHDOG=1) for 20ms"},
-		"it calls": {"READY=1|WATCHDOG=trigger", "exit status 2", "WATCHDOG=trigger"},
-		"stopping": {"READY=1|STOPPING=1", "signal: killed", "STOPPING=1"},
+	for name, c := range map[string]struct {
+		say, exit, why string
+		within         time.Duration // it is given to end
+	}{
+		"silent":   {"READY=1;WATCHDOG_USEC=20000", "exit status 2", "no sign of life (WATCHDOG=1) for 20ms", time.Minute},
+		"it calls": {"READY=1|WATCHDOG=trigger", "exit status 2", "WATCHDOG=trigger", time.Minute},
+		"stopping": {"READY=1|STOPPING=1", "signal: killed", "STOPPING=1", 50 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
 			st := newSpeaker(t, c.say)
 			st.opts.Watchdog = time.Hour
-			st.opts.StopTimeout = 200 * time.Millisecond
+			st.opts.StopTimeout = c.within
 			st.opts.Env["GOTRACEBACK"] = "none"
 			s := st.run()
 			s.Resume()

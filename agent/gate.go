@@ -204,7 +204,7 @@ func (a *agent) wait(ctx context.Context, p *patch, said reply, began time.Time)
 // runs it is measured, so that a clock that is set forward takes nothing of max_wait;
 // what is on record moves along.
 func (a *agent) waited(p *patch) time.Duration {
-	const correction = time.Second
+	const correction = time.Minute
 	now := a.clock.Now()
 	if p.talk.since.IsZero() {
 		p.talk.since = time.Now()

@@ -110,8 +110,8 @@ func TestStories(t *testing.T) {
 // service.log in its working directory: "start N", "told N", "stop", where N is the
 // content of the file "version" then. A version that says "broken" prints 80 lines
 // and ends at once, one that says "fatal" ends when it is told, one that says "brief"
-// after half a second; one that says "late" makes a file "sick" after 2 seconds. On
-// sockets that it is handed it answers with the version that it was started with.
+// when there is a file "over". On sockets that it is handed it answers with the version
+// that it was started with.
 func service() {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM)
@@ -126,20 +126,22 @@ func service() {
 		}
 		_ = f.Close()
 	}
-	_ = os.Remove("sick")
-	switch version, _ := os.ReadFile("version"); strings.TrimSpace(string(version)) {
-	case "broken":
+	version, _ := os.ReadFile("version")
+	if strings.TrimSpace(string(version)) == "broken" {
 		for i := range 80 {
 			fmt.Println("this version is broken, line", i)
 		}
 		os.Exit(3)
-	case "brief":
-		time.AfterFunc(500*time.Millisecond, func() { fmt.Println("out of luck"); os.Exit(5) })
-	case "late":
-		time.AfterFunc(2*time.Second, func() { _ = os.WriteFile("sick", nil, 0o644) })
 	}
 	stopServing := serveHanded()
 	say("start")
+	if strings.TrimSpace(string(version)) == "brief" {
+		go func() {
+			eventually(context.Background(), func() bool { _, err := os.Stat("over"); return err == nil })
+			fmt.Println("out of luck")
+			os.Exit(5)
+		}()
+	}
 	for s := range signals {
 		if s == syscall.SIGTERM {
 			stopServing()

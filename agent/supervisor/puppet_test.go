@@ -139,6 +139,8 @@ type stage struct {
 	s    *Supervisor
 	end  func() error
 	log  io.Writer // gets the log, too; nil: nobody
+
+	undrained bool // the last of the output need not arrive
 }
 
 func newStage(t *testing.T, role string) *stage {
@@ -167,6 +169,9 @@ func (st *stage) run() *Supervisor {
 		out = io.MultiWriter(out, st.log)
 	}
 	st.s = New(st.opts, hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: out}))
+	if !st.undrained {
+		st.s.drain = time.Minute
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- st.s.Run(ctx) }()

@@ -18,9 +18,6 @@ const (
 	// agent's stdout, and the disk is not to fill up for that.
 	spoolMost = 16 << 20
 	spoolPoll = time.Second // behind the notifications
-	// drainTime bounds the wait for the last lines: a write to a pipe that nobody
-	// reads cannot be interrupted, and the agent is to end all the same.
-	drainTime = 2 * time.Second
 )
 
 // spool copies what the process appends to the files of the spool to the agent's
@@ -66,7 +63,7 @@ func (s *Supervisor) follow() (end func()) {
 	}()
 	return func() {
 		close(stop)
-		late := time.NewTimer(drainTime)
+		late := time.NewTimer(s.drain)
 		defer late.Stop()
 		select {
 		case <-done:

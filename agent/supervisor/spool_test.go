@@ -340,6 +340,7 @@ func TestSpoolIsBoundedWhenNobodyReads(t *testing.T) {
 		t.Skip("this filesystem cannot take the beginning out of a file")
 	}
 	st, _, _ := spooled(t, "plain")
+	st.undrained = true
 	console := &stuck{reached: make(chan struct{}), let: make(chan struct{})}
 	st.opts.Stdout = console
 	s := st.start()

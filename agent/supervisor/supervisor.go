@@ -69,6 +69,7 @@ type Supervisor struct {
 	retry    *time.Timer
 	released bool // Run leaves the process to the next agent
 	spool    *spool
+	drain    time.Duration // drainTime
 	notify   listening
 	alarm    *time.Timer // the process has not said what it has to say by then
 	sockets  sockets
@@ -86,15 +87,20 @@ func New(opts Options, log hclog.Logger) *Supervisor {
 	retry.Stop()
 	alarm.Stop()
 	s := &Supervisor{
-		log: log, opts: opts, retry: retry, alarm: alarm, heard: heard{wake: make(chan struct{}, 1)}, sockets: sockets{log: log},
+		log: log, opts: opts, retry: retry, alarm: alarm, heard: heard{wake: make(chan struct{}, 1)}, sockets: sockets{log: log}, drain: drainTime,
 		requests: make(chan request), ended: make(chan struct{}), changed: make(chan struct{}, 1), fresh: make(chan struct{}, 1),
 	}
 	s.status.Store(&Status{State: Stopped})
 	return s
 }
 
-// outputCheck is how often the size of the output is looked at.
-const outputCheck = 5 * time.Second
+const (
+	// outputCheck is how often the size of the output is looked at.
+	outputCheck = 5 * time.Second
+	// drainTime bounds the wait for the last lines of the output: a write to a pipe that
+	// nobody reads cannot be interrupted, and the agent is to end all the same.
+	drainTime = 2 * time.Second
+)
 
 // Run owns the process until ctx is done; then it stops it, and returns when it
 // and all that it started have ended. The error says what survived. After Release

@@ -164,14 +164,17 @@ func TestSpoolFollows(t *testing.T) {
 		t.Errorf("%v, %v", info.Mode(), err)
 	}
 	var want strings.Builder
-	began := time.Now()
-	for i := range 20 {
-		fmt.Fprintln(f, i)
-		want.WriteString(fmt.Sprintln(i))
-		eventually(t, "the line", func() bool { return out.String() == want.String() })
+	quick := func() bool { // quicker than by the poll
+		began := time.Now()
+		for i := range 20 {
+			fmt.Fprintln(f, i)
+			want.WriteString(fmt.Sprintln(i))
+			eventually(t, "the line", func() bool { return out.String() == want.String() })
+		}
+		return time.Since(began) < 10*spoolPoll
 	}
-	if took := time.Since(began); took > 10*spoolPoll {
-		t.Errorf("%s: only the poll has found them", took)
+	if !quick() && !quick() && !quick() { // a slow machine may be slow now and then
+		t.Error("only the poll has found them")
 	}
 	// Somebody removes it, and the next process makes its own.
 	if err := os.Remove(st.opts.Spool + ".out"); err != nil {

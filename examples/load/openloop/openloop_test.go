@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"patchagent/examples/site"
 )
 
 // rate is moderate: these tests share their machine with others.
@@ -56,7 +58,11 @@ func answer(body string) func(net.Conn) {
 // A server that answers, goes away and comes back is seen to do that: each request
 // has one outcome, and those of the time between are refused.
 func TestServerGoesAwayAndComesBack(t *testing.T) {
-	s := serve(t, "127.0.0.1:0", answer("here\n"))
+	address, err := site.FreeAddress() // that nobody is given while the server is away
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, address, answer("here\n"))
 	ask := HTTP{Address: s.addr, Path: "/", Want: []string{"here"}}
 	var answered, refused atomic.Int32
 	ctx, enough := context.WithCancel(t.Context())

@@ -5,6 +5,7 @@ package main
 import (
 	"archive/zip"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -76,13 +77,17 @@ func (f *flood) said() string {
 
 func (f *flood) until(what string, yes func() bool) {
 	f.t.Helper()
-	for range 4 { // a flood takes its time on a machine that does other things too
-		if eventually(f.t.Context(), yes) {
-			return
-		}
+	if inTime(f.t.Context(), yes) {
+		return
 	}
 	said := f.said()
 	f.t.Fatalf("waited for %s; the agent said:\n%s", what, said[max(0, len(said)-5000):])
+}
+
+// inTime is eventually for what is much, and takes its time on a machine that does other
+// things too.
+func inTime(ctx context.Context, yes func() bool) bool {
+	return eventually(ctx, yes) || eventually(ctx, yes) || eventually(ctx, yes) || eventually(ctx, yes)
 }
 
 func (f *flood) put(name string, content []byte) {

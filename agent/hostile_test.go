@@ -18,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -129,7 +128,7 @@ func TestLargePackagesWait(t *testing.T) {
 	h.write("agent.toml", strings.Replace(string(toml), "[patch]\n", "[patch]\nmode = \"manual\"\n", 1))
 	says := func(what string, times int) {
 		t.Helper()
-		if !eventually(t.Context(), func() bool { return strings.Count(h.log.String(), what) == times }) {
+		if !inTime(t.Context(), func() bool { return strings.Count(h.log.String(), what) == times }) {
 			t.Fatalf("the agent does not say %q %d times:\n%s", what, times, h.log.String())
 		}
 	}
@@ -192,7 +191,7 @@ func (h *hostileSite) packLarge(name, doc string, files int, entry func(i int) s
 func (h *hostileSite) outcomes(n int) map[string]record.Receipt {
 	h.t.Helper()
 	outcomes := map[string]record.Receipt{}
-	if !eventually(h.t.Context(), func() bool {
+	if !inTime(h.t.Context(), func() bool {
 		receipts, err := record.Read(h.path("own"))
 		if err != nil {
 			h.t.Fatal(err)
@@ -357,7 +356,7 @@ func (h *hostileSite) inspect(name string, p hostile.Package) {
 	h.t.Helper()
 	var out, errs bytes.Buffer
 	zip := h.path("kept/" + name)
-	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(h.t.Context(), 4*patience)
 	defer cancel()
 	status := Run(ctx, []string{"inspect", "-c", h.path("agent.toml"), zip}, Program{In: strings.NewReader(""), Out: &out, Err: &errs})
 	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")

@@ -87,7 +87,12 @@ func (f *flood) until(what string, yes func() bool) {
 // inTime is eventually for what is much, and takes its time on a machine that does other
 // things too.
 func inTime(ctx context.Context, yes func() bool) bool {
-	return eventually(ctx, yes) || eventually(ctx, yes) || eventually(ctx, yes) || eventually(ctx, yes)
+	for range 4 {
+		if eventually(ctx, yes) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *flood) put(name string, content []byte) {

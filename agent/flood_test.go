@@ -87,7 +87,7 @@ func (f *flood) until(what string, yes func() bool) {
 // inTime is eventually for what is much, and takes its time on a machine that does other
 // things too.
 func inTime(ctx context.Context, yes func() bool) bool {
-	for range 4 {
+	for range 2 {
 		if eventually(ctx, yes) {
 			return true
 		}

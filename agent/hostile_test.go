@@ -356,7 +356,7 @@ func (h *hostileSite) inspect(name string, p hostile.Package) {
 	h.t.Helper()
 	var out, errs bytes.Buffer
 	zip := h.path("kept/" + name)
-	ctx, cancel := context.WithTimeout(h.t.Context(), 4*patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
 	defer cancel()
 	status := Run(ctx, []string{"inspect", "-c", h.path("agent.toml"), zip}, Program{In: strings.NewReader(""), Out: &out, Err: &errs})
 	lines := strings.Split(strings.TrimRight(out.String(), "\n"), "\n")

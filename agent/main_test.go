@@ -186,7 +186,7 @@ func cmdSum(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // patience is how long a story waits for anything.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 func waitFor(ts *testscript.TestScript, what string, yes func() bool) {
 	if !eventually(context.Background(), yes) {

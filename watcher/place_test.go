@@ -450,7 +450,7 @@ func TestPlaceInASwappedFolder(t *testing.T) {
 	select {
 	case err := <-ended:
 		s.must(err)
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("it is tried for ever")
 	}
 	if data, err := os.ReadFile(s.path("away/a-2.zip")); err != nil || string(data) != string(zip) {

@@ -46,7 +46,7 @@ func watch(t *testing.T, dir string, poll time.Duration) *watching {
 // until reads wakes until one comes after which the condition holds.
 func (w *watching) until(what string, holds func() bool) {
 	w.t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		select {
 		case <-w.Wake():
@@ -232,7 +232,7 @@ func TestForgets(t *testing.T) {
 	if err := errors.Join(os.Remove(w.dir), os.Mkdir(w.dir, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(never)
 	defer tick.Stop()
@@ -292,7 +292,7 @@ func TestNothingStays(t *testing.T) {
 	}
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(2 * time.Minute)
 	for {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
@@ -330,7 +330,7 @@ func TestScansWhileWatching(t *testing.T) {
 		},
 	} {
 		arrive(fmt.Sprintf("%d.zip", n))
-		deadline := time.After(30 * time.Second)
+		deadline := time.After(2 * time.Minute)
 		for claimed := false; !claimed; {
 			select {
 			case <-w.Wake():

@@ -160,7 +160,7 @@ func TestWatcherWakes(t *testing.T) {
 	go func() { ended <- w.Run(ctx) }()
 	seen := func(what string, is func() bool) {
 		t.Helper()
-		late := time.After(30 * time.Second)
+		late := time.After(2 * time.Minute)
 		for {
 			select {
 			case <-w.C():

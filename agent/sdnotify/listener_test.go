@@ -117,7 +117,7 @@ func (m *manager) sendFrom(fd int, text string, fds ...int) error {
 // said waits until all that was sent is handled, and returns what was heard.
 func (m *manager) said() (got []*Received, refused []string) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := m.Flush(ctx); err != nil {
 		m.t.Fatal(err)
@@ -139,7 +139,7 @@ func pipe(t *testing.T) (fd int, closed func()) {
 	return int(w.Fd()), func() {
 		t.Helper()
 		_ = w.Close()
-		if err := r.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		if err := r.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -238,7 +238,7 @@ func TestNoRoomForDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	sendErr := m.sendFrom(from, "FDSTORE=1", fd)
-	late := time.Now().Add(30 * time.Second)
+	late := time.Now().Add(2 * time.Minute)
 	refused := func() bool { m.mu.Lock(); defer m.mu.Unlock(); return len(m.refused) > 0 }
 	for !refused() && time.Now().Before(late) {
 		time.Sleep(time.Millisecond)
@@ -283,7 +283,7 @@ func TestNobodyBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetWriteDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	const many = 2000
@@ -338,7 +338,7 @@ func TestListen(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := next.Flush(ctx); err == nil {
 		t.Error("a flush after the end")

@@ -102,7 +102,7 @@ func ends(t *testing.T, pid int) {
 	if errors.Is(err, unix.ESRCH) {
 		return
 	}
-	if err != nil || !pidfdEnds(fd, 30*time.Second) {
+	if err != nil || !pidfdEnds(fd, 2*time.Minute) {
 		t.Fatalf("waited in vain for the end of %d, %v", pid, err)
 	}
 	_ = unix.Close(fd)
@@ -307,7 +307,7 @@ func TestAdoptedGroupIsGone(t *testing.T) {
 			st := newStage(t, "parent")
 			address := freeAddress(t)
 			st.opts.Env["ADDR"] = address
-			st.opts.Ready = Ready{Probe: Probe{TCP: address}, Timeout: 20 * time.Second}
+			st.opts.Ready = Ready{Probe: Probe{TCP: address}, Timeout: 2 * time.Minute}
 			left := killed(t, st)
 			s := st.adopt()
 			if err := end(s, left); err != nil {

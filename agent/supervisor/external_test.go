@@ -37,12 +37,12 @@ func newManager(t *testing.T) *manager {
 	}
 	m.opts = Options{
 		Dir: m.dir, StateFile: filepath.Join(m.dir, "state"),
-		Ready: Ready{Timeout: 20 * time.Second},
+		Ready: Ready{Timeout: 2 * time.Minute},
 		Verbs: Verbs{
 			Start: verb("start", "touch active"), Stop: verb("stop", "rm -f active"), Reload: verb("reload", "true"),
-			Status: []string{"sh", "-c", "test -e status || exec test -e active; . ./status"}, Timeout: 20 * time.Second,
+			Status: []string{"sh", "-c", "test -e status || exec test -e active; . ./status"}, Timeout: 2 * time.Minute,
 		},
-		Health: Health{Interval: time.Millisecond, Timeout: 20 * time.Second, Failures: 3, Window: time.Nanosecond},
+		Health: Health{Interval: time.Millisecond, Timeout: 2 * time.Minute, Failures: 3, Window: time.Nanosecond},
 	}
 	return m
 }
@@ -174,16 +174,16 @@ func TestExternalStart(t *testing.T) {
 		says   string
 		verbs  []string
 	}{
-		{"goes well", "touch active ready", "", Ready{Probe: probe, Timeout: 20 * time.Second}, nil, "", []string{"start"}},
-		{"after a delay", "touch active", "", Ready{Delay: 20 * time.Millisecond, Timeout: 20 * time.Second}, nil, "", []string{"start"}},
-		{"the command fails", "echo no such unit; exit 5", "", Ready{Timeout: 20 * time.Second}, ErrStartFailed, "no such unit", []string{"start", "stop"}},
-		{"it is never active", "true", "", Ready{Timeout: 20 * time.Second}, ErrStartFailed, "not active", []string{"start", "stop"}},
-		{"the status command is wrong", "touch active", "echo what?; echo usage: app; echo; exit 64", Ready{Timeout: 20 * time.Second}, ErrStartFailed,
+		{"goes well", "touch active ready", "", Ready{Probe: probe, Timeout: 2 * time.Minute}, nil, "", []string{"start"}},
+		{"after a delay", "touch active", "", Ready{Delay: 20 * time.Millisecond, Timeout: 2 * time.Minute}, nil, "", []string{"start"}},
+		{"the command fails", "echo no such unit; exit 5", "", Ready{Timeout: 2 * time.Minute}, ErrStartFailed, "no such unit", []string{"start", "stop"}},
+		{"it is never active", "true", "", Ready{Timeout: 2 * time.Minute}, ErrStartFailed, "not active", []string{"start", "stop"}},
+		{"the status command is wrong", "touch active", "echo what?; echo usage: app; echo; exit 64", Ready{Timeout: 2 * time.Minute}, ErrStartFailed,
 			`not active (exit status 64; it printed: "usage: app")`, []string{"start", "stop"}},
-		{"it is active and ends", "touch active brief", "test -e active || exit 3; test ! -e brief || rm active", Ready{Probe: probe, Timeout: 20 * time.Second},
+		{"it is active and ends", "touch active brief", "test -e active || exit 3; test ! -e brief || rm active", Ready{Probe: probe, Timeout: 2 * time.Minute},
 			ErrStartFailed, "not active", []string{"start", "stop"}},
 		{"it is not ready", "touch active", "", Ready{Probe: probe, Timeout: time.Second}, ErrNotReady, "test: exit status 1", []string{"start", "stop"}},
-		{"its manager was faster", "touch active ready", "", Ready{Probe: probe, Timeout: 20 * time.Second}, nil, "", []string{"stop", "start"}},
+		{"its manager was faster", "touch active ready", "", Ready{Probe: probe, Timeout: 2 * time.Minute}, nil, "", []string{"stop", "start"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -238,7 +238,7 @@ func TestExternalStop(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			limit := 20 * time.Second
+			limit := 2 * time.Minute
 			if !c.want && c.stop != "echo not mine; exit 1" {
 				limit = 2 * time.Second // all of it is waited for
 			}
@@ -381,8 +381,8 @@ func TestExternalReload(t *testing.T) {
 		verbs  []string
 	}{
 		{"by its verb", true, "true", Reload{}, false, nil, Running, []string{"reload"}},
-		{"by http", true, "true", Reload{HTTP: server.URL, Timeout: 20 * time.Second}, false, nil, Running, nil},
-		{"by another command", true, "true", Reload{Exec: []string{"sh", "-c", "echo told >>verbs"}, Timeout: 20 * time.Second}, false, nil, Running, []string{"told"}},
+		{"by http", true, "true", Reload{HTTP: server.URL, Timeout: 2 * time.Minute}, false, nil, Running, nil},
+		{"by another command", true, "true", Reload{Exec: []string{"sh", "-c", "echo told >>verbs"}, Timeout: 2 * time.Minute}, false, nil, Running, []string{"told"}},
 		{"not at all", true, "true", Reload{}, true, nil, Running, nil},
 		{"the command fails", true, "exit 1", Reload{}, false, ErrReloadFailed, Running, []string{"reload"}},
 		{"it ends", true, "rm active", Reload{}, false, ErrReloadFailed, Ended, []string{"reload"}},

@@ -20,7 +20,7 @@ func (st *stage) checked(script string, h Health) *Supervisor {
 	if h.Interval == 0 {
 		h.Interval = time.Millisecond
 	}
-	h.Timeout, h.Failures = 20*time.Second, 3
+	h.Timeout, h.Failures = 2*time.Minute, 3
 	st.opts.Health = h
 	return st.start()
 }

@@ -90,7 +90,7 @@ func playHolder(say func(...any)) {
 
 // client is told by whom it is served; it waits for that.
 func client(network, address string) (pid int, err error) {
-	conn, err := net.DialTimeout(network, address, 30*time.Second)
+	conn, err := net.DialTimeout(network, address, 2*time.Minute)
 	if err != nil {
 		return 0, err
 	}
@@ -99,7 +99,7 @@ func client(network, address string) (pid int, err error) {
 }
 
 func served(conn net.Conn) (pid int, err error) {
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return 0, err
 	}
 	line, err := bufio.NewReader(conn).ReadString('\n')
@@ -159,7 +159,7 @@ func (st *stage) mustWait(clients int, between func()) {
 	var all []net.Conn
 	for _, e := range st.endpoints() {
 		for range clients {
-			conn, err := net.DialTimeout(e[0], e[1], 20*time.Second)
+			conn, err := net.DialTimeout(e[0], e[1], 2*time.Minute)
 			if err != nil {
 				st.t.Fatalf("a client of %s did not even get in: %v", e, err)
 			}

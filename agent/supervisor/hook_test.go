@@ -16,7 +16,7 @@ import (
 // A hook runs beside the process: what it prints is logged line by line, bounded and
 // made plain, and when its time is over it has failed.
 func TestHook(t *testing.T) {
-	opts := Options{Hooks: Hooks{Timeout: 20 * time.Second, Commands: map[string][]string{
+	opts := Options{Hooks: Hooks{Timeout: 2 * time.Minute, Commands: map[string][]string{
 		"good": {"sh", "-c", `i=0; while test $i -lt 100; do i=$((i+1)); echo "line $i"; done; printf "$PATCHAGENT_EVENT\033[2J\r\n"`},
 		"bad":  {"sh", "-c", "echo oh; exit 9"}, "empty": nil,
 	}}}
@@ -41,7 +41,7 @@ func TestHook(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	st := newStage(t, "plain")
-	st.opts.Hooks = Hooks{Timeout: 20 * time.Second, Commands: map[string][]string{"mine": {"sh", "-c", "pwd >here"}}}
+	st.opts.Hooks = Hooks{Timeout: 2 * time.Minute, Commands: map[string][]string{"mine": {"sh", "-c", "pwd >here"}}}
 	if err := st.run().Hook(t.Context(), "mine", nil); err != nil { // whether there is a process or not
 		t.Error(err)
 	}

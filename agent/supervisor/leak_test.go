@@ -44,7 +44,7 @@ func TestNothingIsLeft(t *testing.T) {
 	const rounds = 3 // of four
 	st := holding(t)
 	st.opts.Env["ROLE"] = "hoarder"
-	st.opts.Ready = Ready{Notify: true, Timeout: 20 * time.Second}
+	st.opts.Ready = Ready{Notify: true, Timeout: 2 * time.Minute}
 	st.opts.Backoff.Limit = -1
 	s := st.start()
 	cold := func(between func() error) {

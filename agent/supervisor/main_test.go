@@ -140,7 +140,7 @@ func TestFormerMainIsHeard(t *testing.T) {
 		if err != nil {
 			t.Errorf("its number is another's by now: %v", err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Error("it is not heard any more")
 	}
 	eventually(t, "no zombie", func() bool { _, err := statOf(first); return err != nil })

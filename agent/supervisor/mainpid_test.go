@@ -89,7 +89,7 @@ func TestMainPIDComesFirst(t *testing.T) {
 			}
 			if err := s.ask(t.Context(), func() error { // Run is busy with it
 				err := signalTo(s.child.pid, syscall.SIGUSR1)
-				for late := time.Now().Add(30 * time.Second); count(st.said(), "up") < 2 || s.heard.candidate(s.child) == nil; time.Sleep(2 * time.Millisecond) {
+				for late := time.Now().Add(2 * time.Minute); count(st.said(), "up") < 2 || s.heard.candidate(s.child) == nil; time.Sleep(2 * time.Millisecond) {
 					if time.Now().After(late) {
 						return errors.New("waited in vain for its word")
 					}

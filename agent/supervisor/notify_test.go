@@ -279,7 +279,7 @@ func TestSystemdNotify(t *testing.T) {
 			st := newStage(t, "")
 			st.opts.Dir, st.opts.User = "/", user
 			st.opts.Command = []string{"sh", "-c", "systemd-notify --ready --status='all is well' && exec sleep 1000"}
-			st.opts.Ready = Ready{Notify: true, Timeout: 20 * time.Second}
+			st.opts.Ready = Ready{Notify: true, Timeout: 2 * time.Minute}
 			s := st.start()
 			if s.Status().State != Running || s.Status().Text != "all is well" {
 				t.Errorf("%+v", s.Status())

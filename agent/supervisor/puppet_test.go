@@ -152,13 +152,13 @@ func newStage(t *testing.T, role string) *stage {
 	}
 	t.Cleanup(func() { noCgroups(t, filepath.Join(dir, "state")) })
 	st := &stage{t: t, dir: dir, opts: Options{
-		Command: []string{exe}, Dir: dir, StopTimeout: 10 * time.Second, Restart: OnFailure,
+		Command: []string{exe}, Dir: dir, StopTimeout: time.Minute, Restart: OnFailure,
 		StateFile: filepath.Join(dir, "state"), Output: filepath.Join(dir, "out"),
 		Backoff: Backoff{First: time.Millisecond, Max: 2 * time.Millisecond, Limit: 3},
 	}}
 	// A program that is built with the race detector otherwise takes a second to end.
 	st.opts.Env = map[string]string{"ROLE": role, "GORACE": "atexit_sleep_ms=0"}
-	st.opts.Ready = Ready{Probe: Probe{Exec: []string{"grep", "-q", "up", "said"}}, Timeout: 20 * time.Second}
+	st.opts.Ready = Ready{Probe: Probe{Exec: []string{"grep", "-q", "up", "said"}}, Timeout: 2 * time.Minute}
 	return st
 }
 
@@ -201,7 +201,7 @@ func (st *stage) said() string {
 
 func eventually(t *testing.T, what string, yes func() bool) {
 	t.Helper()
-	late := time.After(30 * time.Second)
+	late := time.After(2 * time.Minute)
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()
 	for !yes() {

@@ -126,8 +126,8 @@ func newSpeaker(t *testing.T, say string) *stage {
 	t.Helper()
 	st := newStage(t, "speaker")
 	st.opts.Env["SAY"] = say
-	st.opts.Ready = Ready{Notify: true, Timeout: 20 * time.Second}
-	st.opts.Reload = Reload{Signal: syscall.SIGHUP, Confirm: true, Timeout: 20 * time.Second}
+	st.opts.Ready = Ready{Notify: true, Timeout: 2 * time.Minute}
+	st.opts.Reload = Reload{Signal: syscall.SIGHUP, Confirm: true, Timeout: 2 * time.Minute}
 	return st
 }
 

@@ -31,7 +31,7 @@ func TestReady(t *testing.T) {
 			st := newStage(t, c.role)
 			st.opts.Env["ADDR"] = c.env
 			st.opts.Ready = c.ready
-			st.opts.Ready.Timeout = 20 * time.Second
+			st.opts.Ready.Timeout = 2 * time.Minute
 			s := st.start()
 			if status := s.Status(); status.State != Running || !alive(status.PID) || !s.Up() {
 				t.Errorf("%+v", status)
@@ -124,7 +124,7 @@ func TestGroupIsGone(t *testing.T) {
 	st := newStage(t, "parent")
 	address := freeAddress(t)
 	st.opts.Env["ADDR"] = address
-	st.opts.Ready = Ready{Probe: Probe{TCP: address}, Timeout: 20 * time.Second}
+	st.opts.Ready = Ready{Probe: Probe{TCP: address}, Timeout: 2 * time.Minute}
 	s := st.start()
 	for range 3 {
 		if err := s.Stop(t.Context()); err != nil {
@@ -323,7 +323,7 @@ func TestReload(t *testing.T) {
 			st.opts.Env["ADDR"] = c.addr
 			st.opts.Reload = c.reload
 			if st.opts.Reload.Timeout == 0 {
-				st.opts.Reload.Timeout = 20 * time.Second
+				st.opts.Reload.Timeout = 2 * time.Minute
 			}
 			s := st.start()
 			pid := s.Status().PID

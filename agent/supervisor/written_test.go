@@ -149,7 +149,7 @@ func TestTailOfAPipe(t *testing.T) {
 		if got != "" {
 			t.Errorf("%q", got)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		w, err := os.OpenFile(st.opts.Output, os.O_RDWR, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a busy machine may take for one step.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // start starts the server on a socket that is open in it, and with file as what it
 // answers.

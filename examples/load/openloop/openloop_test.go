@@ -193,7 +193,7 @@ func TestSummary(t *testing.T) {
 // until waits for what has to come.
 func until(t *testing.T, yes func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	look := time.NewTicker(time.Millisecond)
 	defer look.Stop()

@@ -45,7 +45,7 @@ func TestAsk(t *testing.T) {
 		}
 	}()
 	defer func() { _ = server.Close(); <-done }()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	address := server.LocalAddr().String()
 	if text, err := ask(ctx, address, "build.example.", ""); text != "right" || err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -56,12 +57,14 @@ func TestCheckSeesAPortTaken(t *testing.T) {
 	if !told() {
 		t.Error("no agent runs, and nothing is told")
 	}
-	agent, err := listen(in(".patchagent"), hclog.NewNullLogger(), nil)
+	agent, err := listen(in(".patchagent"), hclog.NewNullLogger(), func() status { return status{} })
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer agent.dir.Close()
-	defer agent.listener.Close()
+	serving, end := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- agent.Run(serving) }()
+	defer func() { end(); <-ended }()
 	if told() {
 		t.Error("an agent runs, and its port is told of")
 	}

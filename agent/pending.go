@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
 
 	"patchagent/agent/config"
 	"patchagent/agent/record"
@@ -29,8 +29,12 @@ func failedText(p supervisor.Status) string {
 func checkPending(ctx context.Context, cfg *config.Config, running bool) (f config.Finding, found bool) {
 	f = config.Finding{OK: true, Doubt: true, Subject: "state.dir"}
 	if running {
-		var s status
-		if err := callAgent(ctx, cfg.State.Dir, http.MethodGet, "/status", nil, &s); err != nil || !s.Failed {
+		s, err := askAgentStatus(ctx, cfg.State.Dir)
+		switch {
+		case errors.Is(err, errNoAnswer):
+			f.Message, f.Hint = err.Error(), "its log, or a new start of the agent"
+			return f, true
+		case err != nil || !s.Failed:
 			return f, false
 		}
 		f.Message, f.Hint = failedText(s.Process), "what `patchagent status` names, then a new start of the agent"

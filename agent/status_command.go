@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,8 +28,7 @@ func statusCommand(file *string, io Program) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var s status
-			err = callAgent(cmd.Context(), cfg.State.Dir, http.MethodGet, "/status", nil, &s)
+			s, err := askAgentStatus(cmd.Context(), cfg.State.Dir)
 			switch {
 			case errors.Is(err, fs.ErrPermission):
 				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: %w; run this command as its user", cmp.Or(errors.Unwrap(err), err))}
@@ -45,6 +45,22 @@ func statusCommand(file *string, io Program) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// statusTime is more than an agent takes to say how it is, which waits for nothing.
+const statusTime = 10 * time.Second
+
+var errNoAnswer = errors.New("the agent that runs gives no answer")
+
+// askAgentStatus asks the running agent. The error is of callAgent, or wraps errNoAnswer.
+func askAgentStatus(ctx context.Context, stateDir string) (s status, err error) {
+	asking, cancel := context.WithTimeout(ctx, statusTime)
+	defer cancel()
+	err = callAgent(asking, stateDir, http.MethodGet, "/status", nil, &s)
+	if err != nil && asking.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w within %s: it hangs, or somebody has stopped it (SIGSTOP)", errNoAnswer, statusTime)
+	}
+	return s, err
 }
 
 // print is the status for people: a word for what it is about, then a sentence.

@@ -288,12 +288,12 @@ func (a *agent) carryOut(ctx context.Context, p *patch, plan *applier.Plan, said
 		a.begun = ""
 		return // he has not seen this patch under way, so he does not mean it: he comes first
 	}
-	a.log.Info("patch begins", "patch", p.claim.Name, "id", p.claim.ID, "build", p.manifest().Build, "from_build", a.from(said),
-		"strategy", applier.StrategyName(p.manifest().Warm))
 	tx, err := a.applier.Stage(ctx, p.pkg, plan, a.patchOf(ctx, p, plan, said))
 	if !a.passed(ctx, p, said, err, began) {
 		return
 	}
+	a.log.Info("patch begins", "patch", p.claim.Name, "id", p.claim.ID, "build", p.manifest().Build, "from_build", a.from(said),
+		"strategy", applier.StrategyName(p.manifest().Warm))
 	result, err := tx.Apply(ctx, a.process)
 	if err != nil {
 		a.leftTx(tx) // the agent is ending; the next one goes on from the journal

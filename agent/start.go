@@ -311,6 +311,10 @@ func guarded(cfg *config.Config) (g applier.Guarded) {
 	return g
 }
 
+// ownDescriptors are those that an agent has open of its own: its log, journal and record,
+// what it watches, its sockets, and those that it keeps free for the end of the process.
+const ownDescriptors = 16
+
 func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
 	limits := limitsOf(cfg)
 	signed := len(cfg.Verify.Keys) > 0
@@ -326,7 +330,7 @@ func folderOptions(cfg *config.Config, log hclog.Logger) watcher.Options {
 		NeedChecksum:  cfg.Verify.Require == config.RequireChecksum && !signed,
 		NeedSignature: signed,
 		// Each that waits is open, and applying one of them needs descriptors, too.
-		MaxWaiting: min(cfg.Patch.MaxWaiting, max(descriptors()/2, 1)), MaxWaitingSize: int64(cfg.Patch.MaxWaitingSize),
+		MaxWaiting: min(cfg.Patch.MaxWaiting, max((descriptors()-ownDescriptors)/2, 1)), MaxWaitingSize: int64(cfg.Patch.MaxWaitingSize),
 		KeepRejected: cfg.Patch.KeepRejected, KeepRejectedSize: int64(cfg.Patch.KeepRejectedSize),
 		Free: func() (int64, error) {
 			free, err := applier.Free(cfg.State.Dir)

@@ -127,7 +127,9 @@ func (s *Supervisor) takeOver(ctx context.Context, r recorded) error {
 	case err != nil:
 		c.unready = err
 		s.log.Warn("the process that was taken over is not ready, and is kept all the same", "pid", c.pid, "error", err)
-		c.record.Waited = true
+		if c.record.Waited = errors.Is(err, errNotSaid); !c.record.Waited {
+			break
+		}
 		if err := c.record.write(s.opts.StateFile); err != nil {
 			s.log.Warn("cannot put on record that the process was waited for; the next agent would do so again", "pid", c.pid, "error", err)
 		}

@@ -90,7 +90,7 @@ func (a *Applier) fixed(place string) string {
 // it goes on, or could not be undone, or waits for the next start of an agent. It touches
 // nothing and needs no lock. The errors are of the file; no transaction is none.
 func Pending(state string) (*journal.Plan, error) {
-	plan, err := journal.Read(filepath.Join(state, txName, journalName))
+	plan, err := journal.Read(JournalPath(state))
 	if isNotExist(err) {
 		return nil, nil
 	}

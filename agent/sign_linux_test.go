@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -56,7 +57,10 @@ func TestPassphraseOnATerminal(t *testing.T) {
 		dir := t.TempDir()
 		var out, errs bytes.Buffer
 		asked := false
+		var mu sync.Mutex // who waits for somebody to type is left behind by a signal
 		screen := writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			n, _ := errs.Write(p)
 			if asked || !strings.Contains(errs.String(), "New passphrase: ") {
 				return n, nil
@@ -70,8 +74,11 @@ func TestPassphraseOnATerminal(t *testing.T) {
 		})
 		status := Run(ctx, []string{"keygen", "-p", filepath.Join(dir, "p"), "-s", filepath.Join(dir, "s")}, Program{In: program, Out: &out, Err: screen})
 		cancel()
-		if status != exitFailed || !strings.Contains(errs.String(), c.says) || strings.Contains(errs.String(), "sec") || out.Len() > 0 {
-			t.Errorf("%q: status %d\n%s%s", c.typed, status, out.String(), errs.String())
+		mu.Lock()
+		said := errs.String()
+		mu.Unlock()
+		if status != exitFailed || !strings.Contains(said, c.says) || strings.Contains(said, "sec") || out.Len() > 0 {
+			t.Errorf("%q: status %d\n%s%s", c.typed, status, out.String(), said)
 		}
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("%q: %v, %v", c.typed, left, err)

@@ -201,6 +201,19 @@ func askAgent(ctx context.Context, stateDir, what string, ask any) (a answer, er
 	}
 }
 
+// tell ends a command that has asked for something: it prints the answer, or returns why
+// there is none or what it was not.
+func (io Program) tell(a answer, err error) error {
+	switch {
+	case err != nil:
+		return &exitError{exitFailed, err}
+	case a.Status != exitDone:
+		return &exitError{a.Status, errors.New(a.Message)}
+	}
+	_, err = fmt.Fprintln(io.Out, a.Message)
+	return err
+}
+
 // agentRuns says whether an agent with this state folder is seen to run.
 func agentRuns(ctx context.Context, stateDir string) bool {
 	dir, socket, err := socketPath(stateDir)

@@ -23,13 +23,8 @@ func restartCommand(file *string, io Program) *cobra.Command {
 				return &exitError{exitFailed, fmt.Errorf("cannot ask the agent: permission denied in %s; run this command as the agent's user", dir)}
 			case errors.Is(err, errNoAgent):
 				return &exitError{exitFailed, fmt.Errorf("%w with state.dir %s, and only an agent starts the process: start the agent; it starts the process, or takes over one that is left running", errNoAgent, dir)}
-			case err != nil:
-				return &exitError{exitFailed, err}
-			case a.Status != exitDone:
-				return &exitError{a.Status, errors.New(a.Message)}
 			}
-			_, err = fmt.Fprintln(io.Out, a.Message)
-			return err
+			return io.tell(a, err)
 		},
 	}
 }

@@ -31,14 +31,7 @@ func rollbackCommand(file *string, io Program) *cobra.Command {
 			if errors.Is(err, errNoAgent) {
 				a, err = rollBackAlone(cmd.Context(), cfg, io, ask)
 			}
-			switch {
-			case err != nil:
-				return &exitError{exitFailed, err}
-			case a.Status != exitDone:
-				return &exitError{a.Status, errors.New(a.Message)}
-			}
-			_, err = fmt.Fprintln(io.Out, a.Message)
-			return err
+			return io.tell(a, err)
 		},
 	}
 	cmd.Flags().Int64Var(&to, "to", 0, "the `BUILD` to go back to, over all patches since")
